@@ -1,4 +1,4 @@
-"""`--mode=predict` in tiles, with unsure pixels, by runtime, and with flags that exclude each other."""
+"""`--mode=predict` in tiles, with unsure pixels, in ONNX Runtime, and with conflicting flags."""
 
 from importlib.util import find_spec
 from pathlib import Path
