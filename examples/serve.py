@@ -89,15 +89,9 @@ class Waiting(NamedTuple):
 
 
 class Batcher:
-    """Predicts images of equal size together, in one thread.
+    """Predicts at most `max_batch` images of equal size together, in one thread.
 
-    Args:
-      program: exported program.
-      max_batch: maximum number of images of a batch.
-      seconds: time that an image waits for others.
-
-    Attributes:
-      counts: numbers of images and batches.
+    An image waits some seconds for others. `counts` are the numbers of images and batches.
     """
 
     def __init__(self, program: Program, max_batch: int, seconds: float) -> None:
@@ -152,11 +146,7 @@ class Batcher:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each connection in a thread of its own.
-
-    Args:
-      args: result of `parse_arguments`.
-    """
+    """Answers each connection in a thread of its own."""
 
     daemon_threads = True
     request_queue_size = 128  # connections that wait to be accepted
@@ -190,18 +180,6 @@ class Server(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-    def health(self) -> dict[str, Any]:
-        """Returns the answer to GET /health."""
-        return {
-            "ready": not self.is_stopping,
-            "model": str(self.program.path),
-            "runtime": self.program.runtime,
-            "in_progress": self.in_progress,
-            "queue": self.args.queue,
-            "answers": dict(self.answers),
-            **self.predict.counts,
-        }
-
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Returns whether a connection is served."""
         return threading.active_count() < MAX_THREADS
@@ -222,21 +200,31 @@ class Handler(BaseHTTPRequestHandler):
         """Answers with the health of the server."""
         if self.path != "/health":
             return self.answer(404, b"POST an image, or GET /health")
-        health = self.server.health()
+        server = self.server
+        health = {
+            "ready": not server.is_stopping,
+            "model": str(server.program.path),
+            "runtime": server.program.runtime,
+            "in_progress": server.in_progress,
+            "queue": server.args.queue,
+            "answers": dict(server.answers),
+            **server.predict.counts,
+        }
         body = json.dumps(health).encode()
-        return self.answer(200 if health["ready"] else 503, body, "application/json")
+        self.answer(503 if server.is_stopping else 200, body, "application/json")
 
     def do_POST(self) -> None:
         """Predicts an image."""
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():
+        text, most = self.headers.get("Content-Length", ""), self.server.args.max_bytes
+        if not text.isdecimal():
             return self.answer(411, b"send the image with its Content-Length")
-        if int(length) > self.server.args.max_bytes:
-            return self.refuse(413, f"send at most {self.server.args.max_bytes} bytes")
+        length = int(text[:18])
+        if length > most:
+            return self.refuse(413, f"send at most {most} bytes", 2 * most)
         if not self.server.enter():
-            return self.refuse(503, "too many requests are in progress", int(length))
+            return self.refuse(503, "too many requests are in progress", length)
         try:
-            self.answer(*self.prediction(self.rfile.read(int(length))))
+            self.answer(*self.prediction(self.rfile.read(length)))
         finally:
             self.server.leave()
 
@@ -258,16 +246,16 @@ class Handler(BaseHTTPRequestHandler):
         Image.fromarray(labels).save(png, "PNG")
         return 200, png.getvalue(), "image/png"
 
-    def refuse(self, status: int, reason: str, length: int = 0) -> None:
-        """Answers before the body is used, which is discarded: a reset would hide the answer."""
+    def refuse(self, status: int, reason: str, length: int) -> None:
+        """Answers, and discards a body that was not read: a reset would hide the answer."""
         self.answer(status, reason.encode())
-        length = length or 2 * self.server.args.max_bytes
         while length > 0 and (chunk := self.rfile.read1(min(length, 2**16))):
             length -= len(chunk)
 
     def answer(self, status: int, body: bytes, kind: str = TEXT) -> None:
         """Sends a response and closes the connection."""
-        self.server.answers[status] += 1
+        with self.server.changed:
+            self.server.answers[status] += 1
         self.close_connection = True
         self.send_response(status)
         self.send_header("Content-Type", kind)
