@@ -9,18 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
+from gsto_jax import progress
 from gsto_jax.errors import UserError
 from gsto_jax.files import is_disk_full, make_folder
 from gsto_jax.hub.folder import write_hub_folder
 from gsto_jax.hub.origin import find_origin, find_scores
-from gsto_jax.predict.export import export, preprocessing
+from gsto_jax.predict.description import preprocessing
+from gsto_jax.predict.export import check_exportable, export
+from gsto_jax.predict.inputs import find_inputs
+from gsto_jax.predict.media import load_pixels
+from gsto_jax.predict.onnx_precision import spread
+from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.verify import verify
 from gsto_jax.runs.trained import TrainedModel, load_trained
 from gsto_jax.storage import error_reason, file_size, to_path
 from gsto_jax.weights import WEIGHT_WRITERS, export_format, export_weights
 from modes.terminal_output import log
+
+CALIBRATION_IMAGES = 64
+_COMPARED_IMAGES = 4
 
 
 def run(args: Any) -> None:
@@ -42,8 +52,15 @@ def run(args: Any) -> None:
     programs = [name for name in args.formats if name not in (*weights, "hub")]
     if args.license and "hub" not in args.formats:
         raise UserError(f"--license is for --formats=hub; got --formats={','.join(args.formats)}")
+    if args.calibration and "onnx-int8" not in programs:
+        raise UserError(
+            f"--calibration is for --formats=onnx-int8; got --formats={','.join(args.formats)}"
+        )
     if programs or not args.formats:
-        write_programs(trained, folder, programs, size, args.long_side)
+        predictor = make_predictor(trained, args.long_side)
+        check_exportable(predictor, programs, size)
+        images = read_calibration(predictor, args) if "onnx-int8" in programs else []
+        write_programs(predictor, folder, programs, size, images)
     for name in weights:
         log(f"export      {write_weights(trained, folder / f'weights.{name}')}")
     if "hub" in args.formats:
@@ -51,25 +68,48 @@ def run(args: Any) -> None:
     log(f"checkpoint  {trained.path}")
 
 
+def make_predictor(trained: TrainedModel, long_side: int | None) -> Predictor | PosePredictor:
+    """Builds the predictor whose program is exported."""
+    if trained.task.config.task == "segmentation":
+        return Predictor.from_trained(trained, long_side)
+    if long_side is not None:
+        raise UserError(f"--long_side is for segmentation networks; got {trained.path}, for pose")
+    return PosePredictor(trained)
+
+
+def read_calibration(predictor: Predictor | PosePredictor, args: Any) -> list[np.ndarray]:
+    """Reads the images of `--calibration`, at most `CALIBRATION_IMAGES`, evenly spaced by name."""
+    if not args.calibration:
+        raise UserError(
+            "--formats=onnx-int8 needs --calibration: a folder of images like those to predict, "
+            "such as the training images"
+        )
+    output = to_path(args.output or "export", "--output")
+    images = [x.path for x in find_inputs([args.calibration], output) if not x.is_video]
+    if not images:
+        raise UserError(f"--calibration must hold images; got {args.calibration}, with videos only")
+    paths = spread(sorted(images), CALIBRATION_IMAGES)
+    with progress.track("reading calibration images", len(paths)) as advance:
+        pixels = []
+        for path in paths:
+            pixels.append(load_pixels(path, predictor.decode_options))
+            advance()
+    return pixels
+
+
 def write_programs(
-    trained: TrainedModel,
+    predictor: Predictor | PosePredictor,
     folder: Path,
     formats: list[str],
     size: tuple[int, int] | None,
-    long_side: int | None,
+    calibration: list[np.ndarray],
 ) -> None:
     """Exports the network as programs, and verifies them against its predictions."""
-    if trained.task.config.task != "segmentation":
-        raise UserError(
-            f"{trained.path} is a {trained.task.config.task} checkpoint; only segmentation "
-            "networks can be exported as programs: use --formats=safetensors,pth for its weights"
-        )
-    predictor = Predictor.from_trained(trained, long_side)
-    if protocol := preprocessing(predictor)["test_protocol"]:
+    if protocol := preprocessing(predictor).get("test_protocol"):
         log(f"note: --mode=predict uses {protocol}; the programs run one pass at scale 1")
-    for path in export(predictor, folder, formats, size):
+    for path in export(predictor, folder, formats, size, calibration):
         log(f"export      {path} ({file_size(path) / 2**20:.1f} MiB)")
-    for check in verify(predictor, folder):
+    for check in verify(predictor, folder, images=calibration[:_COMPARED_IMAGES]):
         log(f"compared    {check}")
 
 

@@ -222,8 +222,8 @@ MODES = {
             "output": Flag("folder to write to; by default export/", path="any"),
             "long_side": _LONG_SIDE,
             "formats": Flag(
-                "jax, onnx; for weights alone safetensors, pth; hub: a folder for the Hugging Face"
-                " hub (docs/models.md)",
+                "jax, onnx, onnx-float16, onnx-int8; for weights alone safetensors, pth; hub: a"
+                " folder for the Hugging Face hub (docs/models.md)",
                 ["jax", "onnx"],
                 "list",
             ),
@@ -231,6 +231,10 @@ MODES = {
                 "hub: license of the weights, such as cc-by-4.0; by default unknown", ""
             ),
             "onnx_size": Flag("HEIGHTxWIDTH of the ONNX program's input; by default any size"),
+            "calibration": Flag(
+                "onnx-int8: folder of images like those to predict, of which 64 are read",
+                path="any",
+            ),
         },
         config="checkpoint",
     ),

@@ -1,47 +1,54 @@
 """Exports a checkpoint as `model.jax` and `model.onnx`, which run without this package.
 
-The models take images `b h w c` uint8, RGB for 3 channels, with free batch size and image size, and
-return a dict, in ONNX two outputs of the same names: "labels" `b h w` uint8, and "logits"
-`b h' w' k` float32 of the padded image. They include all steps from decoded image to labels:
-scaling to `long_side` and back, padding and normalization (`gsto_jax.predict.single_pass`), but not
-the scales, flip and windows of a test protocol. `model.json` describes them.
+The models of segmentation networks take images `b h w c` uint8, RGB for 3 channels, with free batch
+size and image size, and return "labels" `b h w` uint8, and "logits" `b h' w' k` float32 of the
+padded image. They include all steps from decoded image to labels: scaling to `long_side` and back,
+padding and normalization (`gsto_jax.predict.single_pass`), but not the scales, flip and windows of
+a test protocol. The models of pose networks take one image `h w 3` uint8 and boxes of persons, and
+return joints, with crop, flip and decoding (`gsto_jax.predict.pose_program`). `model.json`
+describes them.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+import cv2
 import jax
-import jax.numpy as jnp
-from jax.export import symbolic_shape
+import numpy as np
 
 from gsto_jax import progress
 from gsto_jax.errors import UserError
 from gsto_jax.files import atomic_write, is_disk_full, make_folder, to_json
-from gsto_jax.ops.sizes import PUBLISHED
-from gsto_jax.predict.onnx_export import onnx_bytes
+from gsto_jax.predict.description import PLATFORMS, describe
+from gsto_jax.predict.media import resize
+from gsto_jax.predict.onnx_export import onnx_bytes, program_source
+from gsto_jax.predict.onnx_precision import to_float16, to_int8
+from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.segmentation import Predictor
-from gsto_jax.predict.single_pass import make_program, single_pass_protocol
-from gsto_jax.runs.checkpoint import package_versions
 from gsto_jax.storage import error_reason, to_path
 from gsto_jax.types import Size
 
-FORMATS = ("jax", "onnx")
-PLATFORMS = ("cpu", "cuda", "tpu")
+MODEL_FILES = {
+    "jax": "model.jax",
+    "onnx": "model.onnx",
+    "onnx-float16": "model.float16.onnx",
+    "onnx-int8": "model.int8.onnx",
+}
+"""Files by format."""
+FORMATS = tuple(MODEL_FILES)
 WEIGHT_FILES = ("weights.safetensors", "weights.pth")
 """Files of the same checkpoint that `--mode=export` writes to the same folder."""
 
 
 def export(
-    predictor: Predictor,
+    predictor: Predictor | PosePredictor,
     folder: str | Path,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = ("jax", "onnx"),
     size: Size | None = None,
+    calibration: Sequence[np.ndarray] = (),
 ) -> list[Path]:
     """Exports a checkpoint as models that run without this package.
 
@@ -52,32 +59,44 @@ def export(
       predictor: predictor of the checkpoint.
       folder: output folder; created if missing.
       formats: any of `FORMATS`.
-      size: fixed (h, w) of `model.onnx`; None for any size. The batch size is free, and `model.jax`
-        takes any size.
+      size: fixed (h, w) of the images of ONNX models; None for any size. The number of images or
+        persons is free, and `model.jax` takes any size.
+      calibration: images `h w c` uint8 from which "onnx-int8" learns the ranges of activations.
 
     Returns:
       Paths of the files.
 
     Raises:
-      UserError: an unknown format, a missing package, a network that a format does not support, or
-        a folder that is not writable.
+      UserError: an unknown format, a missing package, a network that a format does not support, no
+        calibration images, or a folder that is not writable.
 
     Example:
       >>> export(Predictor.load("runs/camvid_w18s"), "exported", formats=("jax",))
     """
     check_exportable(predictor, formats, size)
-    description = describe(predictor, formats, size)
-    program, contents = make_program(predictor), {}
+    if "onnx-int8" in formats and not len(calibration):
+        raise UserError("the format onnx-int8 needs calibration images; got none")
+    source, contents = program_source(predictor), {}
+    description = describe(predictor, source, formats, size)
     if "jax" in formats:
-        spec = jax.ShapeDtypeStruct(
-            symbolic_shape(f"b, h, w, {predictor.task.in_channels}"), jnp.uint8
-        )
         with progress.track("exporting model.jax", always_log=True):
-            exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(spec)
+            function = jax.jit(source.call)
+            exported = jax.export.export(function, platforms=PLATFORMS)(*source.tracing_specs())
             contents["model.jax"] = bytes(exported.serialize())
-    if "onnx" in formats:
+    onnx_formats = [name for name in FORMATS if name in formats and name != "jax"]
+    model = b""
+    if onnx_formats:
         with progress.track("exporting model.onnx", always_log=True):
-            contents["model.onnx"] = onnx_bytes(predictor, size, description)
+            model = onnx_bytes(predictor, size, description)
+    for name in onnx_formats:
+        with progress.track(f"converting {MODEL_FILES[name]}"):
+            if name == "onnx-float16":
+                contents[MODEL_FILES[name]] = to_float16(model)
+            elif name == "onnx-int8":
+                inputs = calibration_inputs(predictor, calibration, size)
+                contents[MODEL_FILES[name]] = to_int8(model, inputs)
+            else:
+                contents[MODEL_FILES[name]] = model
     description["files"] = {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, content in contents.items()
@@ -86,12 +105,30 @@ def export(
     return _write(to_path(folder, "folder"), contents)
 
 
+def calibration_inputs(
+    predictor: Predictor | PosePredictor, images: Sequence[np.ndarray], size: Size | None = None
+) -> Iterator[Mapping[str, np.ndarray]]:
+    """Yields the inputs of the program for images `h w c`, resized to (h, w) unless None.
+
+    A pose network gets one person that fills the image.
+    """
+    for image in images:
+        pixels = image if size is None else resize(image, size, cv2.INTER_AREA)
+        height, width = pixels.shape[:2]
+        if isinstance(predictor, PosePredictor):
+            yield {"image": pixels, "boxes": np.array([[0, 0, width, height]], np.float32)}
+        else:
+            yield {"image": pixels[None]}
+
+
 def check_exportable(
-    predictor: Predictor, formats: Sequence[str] = FORMATS, size: Size | None = None
+    predictor: Predictor | PosePredictor,
+    formats: Sequence[str] = ("jax", "onnx"),
+    size: Size | None = None,
 ) -> None:
     """Raises the UserErrors of `export`, before anything is traced."""
     model, num_classes = predictor.task.config.model, predictor.task.num_classes
-    has_onnx = "onnx" in formats
+    has_onnx = any(name.startswith("onnx") for name in formats)
     packages = ("jax2onnx", "onnx", "onnxruntime")
     missing = [name for name in packages if has_onnx and not find_spec(name)]
     for is_invalid, message in (
@@ -104,7 +141,10 @@ def check_exportable(
             size is not None and (len(size) != 2 or min(size) < 1),
             f"size must be height and width in pixels; got {size}",
         ),
-        (num_classes > 256, f"a model to export must have at most 256 classes; got {num_classes}"),
+        (
+            predictor.task_name == "segmentation" and num_classes > 256,
+            f"a model to export must have at most 256 classes; got {num_classes}",
+        ),
         (
             model.dtype not in ("float32", "bfloat16"),
             f"config.model.dtype must be one of float32, bfloat16 to export; got {model.dtype}",
@@ -128,57 +168,6 @@ def check_exportable(
             raise UserError(message)
 
 
-def describe(predictor: Predictor, formats: Sequence[str], size: Size | None) -> dict[str, Any]:
-    """Describes an export: what `model.json`, less its "files", and `model.onnx` hold."""
-    data, num_classes = predictor.config["data"], len(predictor.classes)
-    channels = predictor.task.in_channels
-    stride = predictor.trained.task.config.model.output_stride
-    packages = [name for name in ("jax2onnx", "onnx", "onnxruntime") if "onnx" in formats]
-    return {
-        "task": "segmentation",
-        "checkpoint": str(predictor.checkpoint),
-        "step": int(predictor.checkpoint.name),
-        "classes": predictor.classes,
-        "palette": predictor.palette,
-        "mean": data["mean"],
-        "std": data["std"],
-        "decode_options": asdict(predictor.decode_options),
-        "preprocessing": preprocessing(predictor),
-        "inputs": {
-            "image": {
-                "shape": ["b", "h", "w", channels],
-                "dtype": "uint8",
-                "color": "RGB" if channels == 3 else "as stored",
-            },
-        },
-        "outputs": {
-            "labels": {"shape": ["b", "h", "w"], "dtype": "uint8"},
-            "logits": {
-                "shape": ["b", f"ceil(H/{stride})", f"ceil(W/{stride})", num_classes],
-                "dtype": "float32",
-            },
-        },
-        "onnx_size": size,
-        "platforms": PLATFORMS,
-        "versions": package_versions() | {name: version(name) for name in packages},
-        "settings": predictor.config,
-    }
-
-
-def preprocessing(predictor: Predictor) -> dict[str, Any]:
-    """Describes the preprocessing in the models, and the test protocol that they omit."""
-    protocol = single_pass_protocol(predictor.protocol)
-    return {
-        "long_side": predictor.long_side,
-        "base_size": protocol.base_size,
-        "fixed_size": protocol.fixed_size,
-        "pad_to": protocol.pad_to or PUBLISHED,
-        "pad": predictor.trained.task.config.eval.pad,
-        "normalization": "(pixel / 255 - mean) / std",
-        "test_protocol": "" if predictor.protocol.is_single_pass else str(predictor.protocol),
-    }
-
-
 def _write(folder: Path, contents: dict[str, bytes]) -> list[Path]:
     try:
         make_folder(folder)
@@ -186,7 +175,7 @@ def _write(folder: Path, contents: dict[str, bytes]) -> list[Path]:
         with contextlib.ExitStack() as stack:
             for name in reversed(contents):
                 stack.enter_context(atomic_write(folder / name)).write_bytes(contents[name])
-            for name in ("model.json", "model.jax", "model.onnx", *WEIGHT_FILES):
+            for name in ("model.json", *MODEL_FILES.values(), *WEIGHT_FILES):
                 (folder / name).unlink(missing_ok=True)
     except OSError as error:
         if is_disk_full(error):

@@ -2,8 +2,10 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import fields
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -12,22 +14,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.export import symbolic_shape
+from jax.core import Tracer
 from jax.extend.core import Jaxpr, Literal
 
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.files import to_json
+from gsto_jax.predict.description import OPSET
+from gsto_jax.predict.onnx_graph import fold_batch_norms
+from gsto_jax.predict.pose import PosePredictor
+from gsto_jax.predict.pose_program import pose_source
+from gsto_jax.predict.program_source import ProgramSource
 from gsto_jax.predict.segmentation import Predictor
-from gsto_jax.predict.single_pass import make_program
+from gsto_jax.predict.single_pass import segmentation_source
 from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.runs.trained import TrainedModel
-from gsto_jax.segmentation.protocol import EvalProtocol
 from gsto_jax.types import Size
 
-_OPSET = 21
+
+def program_source(predictor: Predictor | PosePredictor) -> ProgramSource:
+    """Returns the function to export."""
+    if isinstance(predictor, PosePredictor):
+        return pose_source(predictor)
+    return segmentation_source(predictor)
 
 
-def onnx_bytes(predictor: Predictor, size: Size | None, description: Mapping[str, Any]) -> bytes:
+def onnx_bytes(
+    predictor: Predictor | PosePredictor, size: Size | None, description: Mapping[str, Any]
+) -> bytes:
     """Returns the ONNX file of a network.
 
     Args:
@@ -35,15 +48,19 @@ def onnx_bytes(predictor: Predictor, size: Size | None, description: Mapping[str
       size: (h, w) of the images; None for any size.
       description: stored in the metadata of the file as JSON, under "description".
     """
+    trained = predictor.trained
     # A subprocess, since jax2onnx patches JAX for good. Its arguments can be pickled.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(
             _convert,
-            variables=jax.tree.map(np.asarray, predictor.trained.variables),
-            checkpoint=predictor.checkpoint,
-            config=predictor.config,
-            protocol=predictor.protocol,
-            long_side=predictor.long_side,
+            variables=jax.tree.map(np.asarray, trained.variables),
+            checkpoint=trained.path,
+            config=trained.config,
+            options={
+                field.name: getattr(predictor, field.name)
+                for field in fields(predictor)
+                if field.name != "trained"
+            },
             size=size,
             description=to_json(description),
         ).result()
@@ -53,16 +70,15 @@ def _convert(
     variables: Any,
     checkpoint: Path,
     config: Mapping[str, Any],
-    protocol: EvalProtocol,
-    long_side: int,
+    options: Mapping[str, Any],
     size: Size | None,
     description: str,
 ) -> bytes:
     jax.config.update("jax_platforms", "cpu")
     mesh = make_mesh(jax.local_devices()[:1])
     trained = TrainedModel(task_from_config(config), variables, mesh, checkpoint, config)
-    program = make_program(Predictor(trained, protocol, long_side))
-    model = onnx_model(program, size, trained.task.in_channels)
+    kind = PosePredictor if config["task"] == "pose" else Predictor
+    model = onnx_model(program_source(kind(trained, **options)), size)
     import onnx
 
     onnx.helper.set_model_props(model, {"description": description})
@@ -70,15 +86,21 @@ def _convert(
     return model.SerializeToString()
 
 
-def onnx_model(
-    program: Callable[[Array], dict[str, Array]], size: Size | None, channels: int = 3
-) -> Any:
-    """Converts a function of images `b h w c` uint8 to an ONNX model; jax2onnx patches JAX."""
-    sides = "h, w" if size is None else f"{size[0]}, {size[1]}"
-    shape = symbolic_shape(f"b, {sides}, {channels}")
-    spec = jax.ShapeDtypeStruct(shape, jnp.uint8)
+def onnx_model(source: ProgramSource, size: Size | None) -> Any:
+    """Converts a function to an ONNX model; jax2onnx patches JAX.
+
+    Args:
+      source: the function.
+      size: (h, w) of its image; None for any size.
+    """
+    specs = source.tracing_specs(size)
+
+    def outputs_of(*inputs: Array) -> tuple[Array, ...]:
+        outputs = source.call(*inputs)
+        return tuple(outputs[name] for name in source.outputs)
+
     # Traced before jax2onnx patches JAX functions, which then reject symbolic sizes.
-    closed = jax.make_jaxpr(lambda images: tuple(program(images).values()))(spec)
+    closed = jax.make_jaxpr(outputs_of)(*specs)
     # jax2onnx reports plugins of other libraries that it cannot load.
     for name in ("jax2onnx", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -86,25 +108,54 @@ def onnx_model(
         from jax2onnx import to_onnx
 
         model = to_onnx(
-            lambda images: tuple(_eval_inlined(closed.jaxpr, closed.consts, [images], {})),
-            [spec],
+            lambda *inputs: tuple(_eval_inlined(closed.jaxpr, closed.consts, inputs, {})),
+            specs,
             model_name="gsto_jax",
-            opset=_OPSET,
-            input_names=["image"],
-            output_names=["labels", "logits"],
+            opset=OPSET,
+            input_names=list(source.inputs),
+            output_names=list(source.outputs),
         )
     # Some shapes that jax2onnx records of intermediate values are wrong; runtimes infer them.
     del model.graph.value_info[:]
+    fold_batch_norms(model)
     return model
 
 
+def _stack(*arrays: Array, axis: int) -> Array:
+    return jax.lax.concatenate([jax.lax.expand_dims(x, [axis]) for x in arrays], axis)
+
+
+def _remainder(x: Array, y: Array) -> Array:
+    assert jnp.issubdtype(x.dtype, jnp.integer)
+    return jax.lax.sub(x, jax.lax.mul(y, jax.lax.div(x, y)))
+
+
+def _pad(x: Array, value: Array, padding_config: Sequence[tuple[int, int, int]]) -> Array:
+    for axis, (low, high, interior) in enumerate(padding_config):
+        assert min(low, high) >= 0 == interior
+        parts = [x]
+        for place, width in ((0, low), (1, high)):
+            if width:
+                shape = (*x.shape[:axis], width, *x.shape[axis + 1 :])
+                parts.insert(place * len(parts), jax.lax.broadcast_in_dim(value, shape, ()))
+        x = jax.lax.concatenate(parts, axis) if len(parts) > 1 else x
+    return x
+
+
+_REWRITES = {"stack": _stack, "rem": _remainder, "pad": _pad}
+"""Primitives that jax2onnx cannot convert, or not at free sizes, by others."""
+
+
 def _eval_inlined(
-    jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], cache: dict[Any, list[Any]]
+    jaxpr: Jaxpr,
+    consts: Sequence[Any],
+    args: Sequence[Any],
+    cache: dict[Any, tuple[list[Any], list[Any]]],
 ) -> list[Any]:
     """Evaluates a jaxpr with all calls inlined and the default platform selected.
 
-    The remaining primitives have ONNX forms. `cache` removes common subexpressions, such as the
-    weights of repeated resizes.
+    The remaining primitives have ONNX forms. Those of constants are computed here. `cache` removes
+    common subexpressions, such as the weights of repeated resizes.
     """
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     values |= zip(jaxpr.invars, args, strict=True)
@@ -127,8 +178,20 @@ def _eval_inlined(
         else:
             key = (primitive, str(params), *map(key_of, eqn.invars))
             if key not in cache:
-                result = primitive.bind(*inputs, **params)
-                cache[key] = result if primitive.multiple_results else [result]
-            outputs = cache[key]
+                bind = _REWRITES.get(primitive.name, primitive.bind)
+                with jax.ensure_compile_time_eval() if _is_constant(eqn, inputs) else nullcontext():
+                    result = bind(*inputs, **params)
+                # With the inputs, whose ids are part of the key.
+                cache[key] = inputs, result if primitive.multiple_results else [result]
+            outputs = cache[key][1]
         values |= zip(eqn.outvars, outputs, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _is_constant(eqn: Any, inputs: Sequence[Any]) -> bool:
+    lengths = [length for output in eqn.outvars for length in output.aval.shape]
+    return (
+        bool(inputs)
+        and not any(isinstance(x, Tracer) for x in inputs)
+        and all(isinstance(length, int) for length in lengths)
+    )

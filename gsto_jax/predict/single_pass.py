@@ -17,6 +17,7 @@ from jaxtyping import Float, UInt8
 
 from gsto_jax.ops.resize import resize
 from gsto_jax.ops.sizes import downscaled_size, round_up, scaled_size
+from gsto_jax.predict.program_source import ArraySpec, ProgramSource
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.segmentation.protocol import EvalProtocol
 from gsto_jax.segmentation.task import logits
@@ -27,6 +28,20 @@ from gsto_jax.types import Size
 def single_pass_protocol(protocol: EvalProtocol) -> EvalProtocol:
     """Returns a test protocol without its scales, flip and windows."""
     return replace(protocol, scales=(1.0,), flip=False, window="whole", crop=(0, 0))
+
+
+def segmentation_source(predictor: Predictor) -> ProgramSource:
+    """Returns the function to export."""
+    stride = predictor.task.config.model.output_stride
+    logits_shape = ("b", f"ceil(H/{stride})", f"ceil(W/{stride})", predictor.task.num_classes)
+    return ProgramSource(
+        make_program(predictor),
+        inputs={"image": ArraySpec(("b", "h", "w", predictor.task.in_channels), "uint8")},
+        outputs={
+            "labels": ArraySpec(("b", "h", "w"), "uint8"),
+            "logits": ArraySpec(logits_shape, "float32"),
+        },
+    )
 
 
 def make_program(predictor: Predictor) -> Callable[[Array], dict[str, Array]]:

@@ -1,10 +1,11 @@
 """Verifies an export against its checkpoint, in subprocesses without this package."""
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,20 +15,25 @@ import numpy as np
 from gsto_jax import progress
 from gsto_jax.errors import UserError
 from gsto_jax.files import read_json_object
+from gsto_jax.predict.export import MODEL_FILES, calibration_inputs
+from gsto_jax.predict.onnx_precision import PRECISIONS
+from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.single_pass import make_program, single_pass_protocol
 from gsto_jax.storage import local_copy, to_path
 from gsto_jax.types import Size
 
-MIN_LABEL_AGREEMENT = {"float32": 0.999, "bfloat16": 0.95}
-MAX_LOGITS_ERROR = {"float32": 1e-3, "bfloat16": 0.1}
-"""Limits of `verify` by dtype of the network; see `ExportCheck`.
+MIN_AGREEMENT = {"float32": 0.999, "bfloat16": 0.95, "float16": 0.98, "int8": 0.7}
+MAX_ERROR = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1, "int8": 1.0}
+"""Limits of `verify` by dtype of the network or file; see `ExportCheck`.
 
 With free sizes, resampling weights are computed at run time in float32; their rounding moves logits
 of a barely trained network by 1e-4.
 """
+JOINT_TOLERANCE = {"float32": 0.1, "bfloat16": 5.0, "float16": 5.0, "int8": 5.0}
+"""Distance in pixels up to which joints count as equal."""
 
-Outputs = dict[str, np.ndarray]
+Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -36,27 +42,39 @@ class ExportCheck:
 
     Attributes:
       file: name of the model.
-      shape: (b, h, w) of the batch.
-      label_agreement: fraction of labels equal to the labels of `Predictor`.
-      logits_error: maximum absolute difference of logits over the maximum absolute logit.
+      shape: (b, h, w) of the images, or (n, h, w) of n persons in an image.
+      agreement: fraction of labels equal to those of `Predictor`, or of joints within
+        `JOINT_TOLERANCE` of those of `PosePredictor`.
+      error: maximum absolute difference over the maximum absolute value, of logits or of joints'
+        scores.
+      task: "segmentation" or "pose".
     """
 
     file: str
     shape: tuple[int, int, int]
-    label_agreement: float
-    logits_error: float
+    agreement: float
+    error: float
+    task: str = "segmentation"
 
     def __str__(self) -> str:
         """Returns a line for logs."""
-        b, h, w = self.shape
+        count, h, w = self.shape
+        if self.task == "pose":
+            return (
+                f"{self.file}: {count} persons in {h}x{w}, {self.agreement:.2%} of joints equal, "
+                f"scores within {self.error:.1e} of the maximum"
+            )
         return (
-            f"{self.file}: {b} of {h}x{w}, {self.label_agreement:.4%} of labels equal, logits "
-            f"within {self.logits_error:.1e} of the maximum"
+            f"{self.file}: {count} of {h}x{w}, {self.agreement:.4%} of labels equal, logits "
+            f"within {self.error:.1e} of the maximum"
         )
 
 
 def verify(
-    predictor: Predictor, folder: str | Path, batches: Sequence[np.ndarray] | None = None
+    predictor: Predictor | PosePredictor,
+    folder: str | Path,
+    batches: Sequence[Arrays] | None = None,
+    images: Sequence[np.ndarray] = (),
 ) -> list[ExportCheck]:
     """Compares exported models with their checkpoint, each in a subprocess on the CPU.
 
@@ -66,57 +84,75 @@ def verify(
     Args:
       predictor: predictor of the checkpoint.
       folder: folder of the export.
-      batches: images `b h w c` uint8; None for random images, some of odd sizes or above the limit.
+      batches: inputs by name; None for random ones, some of odd sizes or above the limit.
+      images: images `h w c` uint8 for `model.int8.onnx`, like those of its calibration; empty for
+        `batches`.
 
     Raises:
       UserError: no export, an export of another checkpoint, a failed subprocess, or a model beyond
-        `MIN_LABEL_AGREEMENT` or `MAX_LOGITS_ERROR`.
+        `MIN_AGREEMENT` or `MAX_ERROR`.
     """
     folder = to_path(folder, "folder")
-    source, names, fixed = read_description(folder)
-    if source != str(predictor.checkpoint):
+    checkpoint, names, fixed = read_description(folder)
+    if checkpoint != str(predictor.checkpoint):
         raise UserError(
-            f"{folder} must be an export of {predictor.checkpoint}; got one of {source}"
+            f"{folder} must be an export of {predictor.checkpoint}; got one of {checkpoint}"
         )
-    channels = predictor.task.in_channels
-    if batches is None:
-        above = round(1.3 * predictor.long_side)
-        shapes = [(1, 64, 96), (3, 97, 71), (1, above, above * 3 // 4 + 1)]
-        batches = random_batches(shapes if above else shapes[:2], channels)
-    expected = _predict(predictor, batches)
-    checks = []
+    network_dtype = predictor.task.config.model.dtype
+    inputs = random_inputs(predictor, None) if batches is None else list(batches)
+    references, checks = {"any": (inputs, _predict(predictor, inputs))}, []
     for name in names:
-        inputs, references = batches, expected
-        if name == "model.onnx" and fixed:
-            inputs = random_batches([(2, *fixed)], channels)
-            references = _predict(predictor, inputs)
+        dtype, kind = next((x for x in PRECISIONS if x in name), network_dtype), "any"
+        if dtype == "int8" and len(images):
+            kind, inputs = "images", list(calibration_inputs(predictor, images, fixed))
+        elif name.endswith(".onnx") and fixed:
+            kind, inputs = "fixed", random_inputs(predictor, fixed)
+        if kind not in references:
+            references[kind] = inputs, _predict(predictor, inputs)
+        inputs, expected = references[kind]
         running = progress.track(f"running {name} in a subprocess", always_log=True)
         with local_copy(folder / name) as model, running:
             outputs = _run_in_subprocess(model, inputs)
-        checks += [_compare(name, *pair) for pair in zip(references, outputs, strict=True)]
-    dtype = predictor.task.config.model.dtype
-    for check in checks:
-        # `not (... <= ...)` also rejects NaN.
-        if not (
-            check.label_agreement >= MIN_LABEL_AGREEMENT[dtype]
-            and check.logits_error <= MAX_LOGITS_ERROR[dtype]
-        ):
-            raise UserError(
-                f"the export in {folder} differs from its checkpoint: {check}, but "
-                f"{MIN_LABEL_AGREEMENT[dtype]:.1%} and {MAX_LOGITS_ERROR[dtype]:.0e} are allowed. "
-                "Do not use it"
-            )
+        for batch, *pair in zip(inputs, expected, outputs, strict=True):
+            check = _compare(name, batch, *pair, dtype=dtype)
+            _require(check, dtype, folder)
+            checks.append(check)
     return checks
 
 
-def _compare(file: str, expected: Outputs, outputs: Outputs) -> ExportCheck:
-    logits, (b, h, w) = expected["logits"], expected["labels"].shape
+def _require(check: ExportCheck, dtype: str, folder: Path) -> None:
+    # `not (... <= ...)` also rejects NaN.
+    if not (check.agreement >= MIN_AGREEMENT[dtype] and check.error <= MAX_ERROR[dtype]):
+        raise UserError(
+            f"the export in {folder} differs from its checkpoint: {check}, but "
+            f"{MIN_AGREEMENT[dtype]:.1%} and {MAX_ERROR[dtype]:.0e} are allowed. Do not use it"
+        )
+
+
+def _compare(
+    file: str, batch: Arrays, expected: Arrays, outputs: Arrays, dtype: str
+) -> ExportCheck:
+    height, width = batch["image"].shape[-3:-1]
+    if "joints" in expected:
+        joints, actual = expected["joints"], outputs["joints"]
+        distance = np.linalg.norm(joints[..., :2] - actual[..., :2], axis=-1)
+        return ExportCheck(
+            file,
+            (len(joints), height, width),
+            agreement=float((distance <= JOINT_TOLERANCE[dtype]).mean()),
+            error=_relative_error(joints[..., 2], actual[..., 2]),
+            task="pose",
+        )
     return ExportCheck(
         file,
-        (b, h, w),
-        label_agreement=float((expected["labels"] == outputs["labels"]).mean()),
-        logits_error=float(np.abs(logits - outputs["logits"]).max() / np.abs(logits).max()),
+        (len(batch["image"]), height, width),
+        agreement=float((expected["labels"] == outputs["labels"]).mean()),
+        error=_relative_error(expected["logits"], outputs["logits"]),
     )
+
+
+def _relative_error(expected: np.ndarray, actual: np.ndarray) -> float:
+    return float(np.abs(expected - actual).max() / np.abs(expected).max())
 
 
 def read_description(folder: Path) -> tuple[str, list[str], Size | None]:
@@ -129,7 +165,7 @@ def read_description(folder: Path) -> tuple[str, list[str], Size | None]:
         description = read_json_object(folder / "model.json") or {}
         checkpoint, size = str(description["checkpoint"]), description["onnx_size"]
         names = list(description["files"])
-        if not names or not set(names) <= set(_LOADERS):
+        if not names or not set(names) <= set(MODEL_FILES.values()):
             raise ValueError(f"unknown files {names}")
         if size is None:
             return checkpoint, names, None
@@ -153,54 +189,89 @@ def random_batches(shapes: Sequence[tuple[int, int, int]], channels: int = 3) ->
     return batches
 
 
-def _predict(predictor: Predictor, batches: Sequence[np.ndarray]) -> list[Outputs]:
-    """Computes the labels and logits of the checkpoint by one pass per image."""
-    single_pass = replace(predictor, protocol=single_pass_protocol(predictor.protocol))
-    program, outputs = jax.jit(make_program(predictor)), []
+def random_inputs(
+    predictor: Predictor | PosePredictor, size: Size | None
+) -> list[dict[str, np.ndarray]]:
+    """Returns random inputs of images of size (h, w) or, for None, of several sizes."""
+    if isinstance(predictor, PosePredictor):
+        height, width = size or (2 * predictor.config["data"]["crop"][0] + 1, 301)
+        (image,) = random_batches([(1, height, width)])
+        # Inside, beyond a corner, wider than high, and a narrow one.
+        relative = [(0.1, 0.2, 0.4, 0.7), (-0.2, -0.1, 0.6, 0.5), (0.5, 0.3, 0.6, 0.2)]
+        relative.append((0.6, 0.5, 0.05, 0.3))
+        boxes = np.array(relative, np.float32) * [width, height, width, height]
+        return [{"image": image[0], "boxes": boxes.astype(np.float32)}]
+    channels, above = predictor.task.in_channels, round(1.3 * predictor.long_side)
+    shapes = [(2, *size)] if size else [(1, 64, 96), (3, 97, 71)]
+    if above and not size:
+        shapes.append((1, above, above * 3 // 4 + 1))
+    return [{"image": batch} for batch in random_batches(shapes, channels)]
+
+
+def _predict(predictor: Predictor | PosePredictor, batches: Sequence[Arrays]) -> list[Arrays]:
+    """Computes the outputs of the checkpoint; for segmentation, by one pass per image."""
+    outputs: list[Arrays] = []
     with progress.track("predicting random images", len(batches)) as advance:
+        if isinstance(predictor, PosePredictor):
+            for batch in batches:
+                prediction = predictor(batch["image"], batch["boxes"])
+                outputs.append({"joints": prediction.poses, "scores": prediction.scores})
+                advance()
+            return outputs
+        single_pass = replace(predictor, protocol=single_pass_protocol(predictor.protocol))
+        program = jax.jit(make_program(predictor))
         for batch in batches:
-            labels = np.stack([single_pass(image).labels for image in batch])
-            outputs.append({"labels": labels, "logits": np.asarray(program(batch)["logits"])})
+            labels = np.stack([single_pass(image).labels for image in batch["image"]])
+            logits = np.asarray(program(batch["image"])["logits"])
+            outputs.append({"labels": labels, "logits": logits})
             advance()
     return outputs
 
 
 _LOADERS = {
-    "model.jax": """
+    ".jax": """
 from jax import export, jit
-call = jit(export.deserialize(bytearray(model)).call)
+run = jit(export.deserialize(bytearray(model)).call)
+call = lambda inputs: run(*inputs.values())
 """,
-    "model.onnx": """
+    ".onnx": """
 import onnxruntime
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-call = lambda image: dict(zip(["labels", "logits"], session.run(["labels", "logits"], {"image": image})))
-""",  # noqa: E501
+names = [output.name for output in session.get_outputs()]
+call = lambda inputs: dict(zip(names, session.run(names, inputs)))
+""",
 }
 _RUN = """
-import sys
+import json, sys
 sys.modules["gsto_jax"] = None  # any import of it fails
 import numpy as np
 model = open(sys.argv[1], "rb").read()
 {loader}
-outputs = {{}}
-for name, batch in np.load(sys.argv[2]).items():
-    outputs |= {{f"{{name}}/{{key}}": np.asarray(value) for key, value in call(batch).items()}}
+arrays, outputs = np.load(sys.argv[2]), {{}}
+for n, names in enumerate(json.loads(sys.argv[4])):
+    results = call({{name: arrays[f"{{n}}/{{name}}"] for name in names}})
+    outputs |= {{f"{{n}}/{{name}}": np.asarray(value) for name, value in results.items()}}
 np.savez(sys.argv[3], **outputs)
 """
 
 
-def _run_in_subprocess(path: Path, batches: Sequence[np.ndarray]) -> list[Outputs]:
+def _run_in_subprocess(path: Path, batches: Sequence[Arrays]) -> list[Arrays]:
     """Returns the outputs of an exported model, run in a subprocess."""
-    code = _RUN.format(loader=_LOADERS[path.name])
+    code = _RUN.format(loader=_LOADERS[path.suffix])
     with tempfile.TemporaryDirectory() as folder:
         inputs, outputs = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
-        np.savez(inputs, *batches)
-        command = [sys.executable, "-I", "-c", code, *map(str, (path, inputs, outputs))]
+        arrays = {f"{n}/{name}": x for n, batch in enumerate(batches) for name, x in batch.items()}
+        np.savez(inputs, **arrays)  # type: ignore[arg-type]
+        names = json.dumps([list(batch) for batch in batches])
+        command = [sys.executable, "-I", "-c", code, *map(str, (path, inputs, outputs)), names]
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
         result = subprocess.run(command, env=environment, capture_output=True, text=True)
         if result.returncode:
             reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"{path} fails in a subprocess: {reason}")
         with np.load(outputs) as values:
-            names = ("labels", "logits")
-            return [{k: values[f"arr_{n}/{k}"] for k in names} for n in range(len(batches))]
+            results: list[dict[str, np.ndarray]] = [{} for _ in batches]
+            for key in values:
+                n, _, name = key.partition("/")
+                results[int(n)][name] = values[key]
+            return list(results)

@@ -3,7 +3,7 @@
 import jax
 
 from gsto_jax.predict.onnx_export import onnx_model
-from gsto_jax.predict.single_pass import make_program
+from gsto_jax.predict.single_pass import segmentation_source
 from tests.gsto_jax.small_network import image_of, make_predictor
 
 
@@ -13,7 +13,7 @@ def label_agreement(long_side, settings, fixed=None):
 
     jax.config.update("jax_platforms", "cpu")
     predictor = make_predictor(long_side, **settings)
-    model = onnx_model(make_program(predictor), fixed)
+    model = onnx_model(segmentation_source(predictor), fixed)
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )

@@ -62,18 +62,22 @@ def exported(tmp_path_factory):
     return predictor, folder / "out"
 
 
+def inputs_of(*shapes, channels=3):
+    return [{"image": batch} for batch in random_batches(shapes, channels)]
+
+
 def assert_equal(checks, file, sizes):
     assert [(check.file, check.shape) for check in checks] == [(file, size) for size in sizes]
     for check in checks:
-        assert check.label_agreement >= 0.999
-        assert 0 <= check.logits_error < 1e-3
+        assert check.agreement >= 0.999
+        assert 0 <= check.error < 1e-3
 
 
 @pytest.mark.slow
 def test_jax_model_equals_the_checkpoint(exported):
     predictor, folder = exported
-    batches = random_batches(SIZES)
-    assert len(np.unique(predictor(batches[0][0]).labels)) > 2, "shows nothing"
+    batches = inputs_of(*SIZES)
+    assert len(np.unique(predictor(batches[0]["image"][0]).labels)) > 2, "shows nothing"
     assert_equal(verify(predictor, folder, batches), "model.jax", SIZES)
 
 
@@ -102,7 +106,7 @@ def test_baseline_at_one_row_per_branch(tmp_path):
     predictor = make_predictor(tmp_path / "run", align_corners=True, **plain)
     export(predictor, tmp_path, ("jax",))
     size = (1, 29, 70)
-    assert_equal(verify(predictor, tmp_path, random_batches([size])), "model.jax", [size])
+    assert_equal(verify(predictor, tmp_path, inputs_of(size)), "model.jax", [size])
 
 
 @pytest.mark.parametrize("changes", [{"upsample": "nearest"}, {"align_corners": True}])
@@ -136,7 +140,7 @@ def test_onnx_models_of_other_channels_equal_the_checkpoint(channels, tmp_path):
     without_gates = {"gfm": False, "gtm": ["none"] * 3}
     predictor = make_predictor(tmp_path / "run", channels, **without_gates)
     export(predictor, tmp_path / "out", ("onnx",))
-    checks = verify(predictor, tmp_path / "out", random_batches(SIZES, channels))
+    checks = verify(predictor, tmp_path / "out", inputs_of(*SIZES, channels=channels))
     assert_equal(checks, "model.onnx", SIZES)
     import onnx
 
@@ -149,7 +153,7 @@ def test_onnx_models_of_other_channels_equal_the_checkpoint(channels, tmp_path):
 def test_onnx_model_equals_the_checkpoint(exported, tmp_path):
     predictor, _ = exported
     export(predictor, tmp_path, ("onnx",))
-    assert_equal(verify(predictor, tmp_path, random_batches(SIZES)), "model.onnx", SIZES)
+    assert_equal(verify(predictor, tmp_path, inputs_of(*SIZES)), "model.onnx", SIZES)
     import onnx
 
     properties = {p.key: p.value for p in onnx.load(tmp_path / "model.onnx").metadata_props}
@@ -188,7 +192,7 @@ def test_onnx_labels_equal_the_predictor():
 )
 def test_verify_rejects_differences(exported, monkeypatch, outputs):
     expected = {"labels": np.zeros((1, 9, 9), np.uint8), "logits": np.ones((1, 3, 3, 2))}
-    batches = random_batches([(1, 9, 9)])
+    batches = inputs_of((1, 9, 9))
     monkeypatch.setattr(verifying, "_predict", lambda *_: [expected])
     monkeypatch.setattr(verifying, "_run_in_subprocess", lambda *_: [expected])
     assert_equal(verify(*exported, batches), "model.jax", [(1, 9, 9)])

@@ -1,0 +1,154 @@
+"""ONNX models in float16 and int8 (extra `onnx`).
+
+Only the network changes, from the first convolution to its output. Normalization, resampling
+weights, upsampled logits and decoding stay float32, inputs uint8 and outputs float32.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PRECISIONS = ("float16", "int8")
+_QUANTIZED_KINDS = ("Conv", "Relu", "Add")
+
+
+def to_float16(model_bytes: bytes) -> bytes:
+    """Converts the network in an ONNX model to float16."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = onnx.load_from_string(model_bytes)
+    network = _network_nodes(model)
+    _name_nodes(model)
+    converted = convert_float_to_float16(
+        model,
+        keep_io_types=True,
+        op_block_list=[],
+        node_block_list=[x.name for x in model.graph.node if not network & set(x.output)],
+    )
+    del converted.graph.value_info[:]
+    onnx.checker.check_model(converted)
+    return bytes(converted.SerializeToString())
+
+
+def to_int8(model_bytes: bytes, inputs: Iterable[Mapping[str, np.ndarray]]) -> bytes:
+    """Quantizes the convolutions in an ONNX model to int8.
+
+    Weights have a scale per channel. Activations are uint8; their ranges are those of the inputs.
+    The first convolution, those of the gates and the last ones before the outputs stay float32.
+
+    Args:
+      model_bytes: the model in float32.
+      inputs: inputs by name, for calibration.
+    """
+    import onnx
+    from onnxruntime import quantization
+
+    model = onnx.load_from_string(model_bytes)
+    metadata = {x.key: x.value for x in model.metadata_props}
+    with tempfile.TemporaryDirectory() as folder, _without_log():
+        source, simple, target = (str(Path(folder) / f"{n}.onnx") for n in range(3))
+        onnx.save(model, source)
+        # Fuses and reorders operations, so that convolutions meet their activations.
+        quantization.quant_pre_process(
+            source, simple, skip_symbolic_shape=True, skip_onnx_shape=True
+        )
+        model = onnx.load(simple)
+        _name_nodes(model)
+        onnx.save(model, simple)
+        quantization.quantize_static(
+            simple,
+            target,
+            _Reader(inputs),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=list(_QUANTIZED_KINDS),
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            nodes_to_exclude=_kept_nodes(model),
+            calibration_providers=["CPUExecutionProvider"],
+        )
+        model = onnx.load(target)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+class _Reader:
+    """Yields calibration inputs one at a time, as `CalibrationDataReader`."""
+
+    def __init__(self, inputs: Iterable[Mapping[str, np.ndarray]]) -> None:
+        self._inputs = iter(inputs)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self._inputs, None)
+        return None if batch is None else dict(batch)
+
+
+def _name_nodes(model: Any) -> None:
+    for n, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}_{n}"
+
+
+def _network_nodes(model: Any) -> set[str]:
+    """Returns the values that the network computes from its input.
+
+    These are computed from the outputs of convolutions, other than by their shape, and the last
+    convolutions depend on them.
+    """
+    values: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type == "Conv" or (node.op_type != "Shape" and values & set(node.input)):
+            values |= set(node.output)
+    needed: set[str] = set()
+    for node in reversed(model.graph.node):
+        is_conv = node.op_type == "Conv"
+        if is_conv or needed & set(node.output):
+            needed |= set(node.input) | (set(node.output) if is_conv else set())
+    return values & needed
+
+
+def _kept_nodes(model: Any) -> list[str]:
+    """Returns the names of the nodes that stay float32."""
+    nodes = model.graph.node
+    convs = [x for x in nodes if x.op_type == "Conv"]
+    consumers: dict[str, list[Any]] = {}
+    for node in nodes:
+        for name in node.input:
+            consumers.setdefault(name, []).append(node)
+    network = _network_nodes(model)
+    kept = [convs[0].name]
+    kept += [x.name for x in nodes if x.op_type != "Conv" and not network & set(x.output)]
+    for conv in convs:
+        following, kinds = [conv], []
+        while len(following) == 1 and len(kinds) < 4:
+            kinds.append(following[0].op_type)
+            following = consumers.get(following[0].output[0], [])
+        if "Sigmoid" in kinds or not (network & {x for node in following for x in node.output}):
+            kept.append(conv.name)
+    return kept
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Silences the root logger, to which onnxruntime's quantization writes hints."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def spread(values: Sequence[Any], count: int) -> list[Any]:
+    """Returns at most `count` of the values, evenly spaced."""
+    if len(values) <= count:
+        return list(values)
+    return [values[n * len(values) // count] for n in range(count)]
