@@ -45,6 +45,12 @@ def run(args: Any) -> None:
                 f"--onnx_size must be HEIGHTxWIDTH, such as 512x1024; got {args.onnx_size!r}"
             )
         size = (int(match[1]), int(match[2]))
+    if bool(args.calibration) != ("onnx-int8" in args.formats):
+        raise UserError(
+            "--calibration, a folder of images like those to predict, is needed for "
+            "--formats=onnx-int8, and only for it; got "
+            f"--calibration={args.calibration or ''} and --formats={','.join(args.formats)}"
+        )
     jax.config.update("jax_platforms", "cpu")  # for an exact comparison
     trained = load_trained(args.checkpoint)
     folder = to_path(args.output or "export", "--output")
@@ -52,14 +58,10 @@ def run(args: Any) -> None:
     programs = [name for name in args.formats if name not in (*weights, "hub")]
     if args.license and "hub" not in args.formats:
         raise UserError(f"--license is for --formats=hub; got --formats={','.join(args.formats)}")
-    if args.calibration and "onnx-int8" not in programs:
-        raise UserError(
-            f"--calibration is for --formats=onnx-int8; got --formats={','.join(args.formats)}"
-        )
     if programs or not args.formats:
         predictor = make_predictor(trained, args.long_side)
         check_exportable(predictor, programs, size)
-        images = read_calibration(predictor, args) if "onnx-int8" in programs else []
+        images = read_calibration(predictor, args.calibration, folder) if args.calibration else []
         write_programs(predictor, folder, programs, size, images)
     for name in weights:
         log(f"export      {write_weights(trained, folder / f'weights.{name}')}")
@@ -77,17 +79,13 @@ def make_predictor(trained: TrainedModel, long_side: int | None) -> Predictor | 
     return PosePredictor(trained)
 
 
-def read_calibration(predictor: Predictor | PosePredictor, args: Any) -> list[np.ndarray]:
+def read_calibration(
+    predictor: Predictor | PosePredictor, calibration: str, output: Path
+) -> list[np.ndarray]:
     """Reads the images of `--calibration`, at most `CALIBRATION_IMAGES`, evenly spaced by name."""
-    if not args.calibration:
-        raise UserError(
-            "--formats=onnx-int8 needs --calibration: a folder of images like those to predict, "
-            "such as the training images"
-        )
-    output = to_path(args.output or "export", "--output")
-    images = [x.path for x in find_inputs([args.calibration], output) if not x.is_video]
+    images = [x.path for x in find_inputs([calibration], output) if not x.is_video]
     if not images:
-        raise UserError(f"--calibration must hold images; got {args.calibration}, with videos only")
+        raise UserError(f"--calibration must hold images; got {calibration}, with videos only")
     paths = spread(sorted(images), CALIBRATION_IMAGES)
     with progress.track("reading calibration images", len(paths)) as advance:
         pixels = []

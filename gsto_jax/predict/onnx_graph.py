@@ -12,7 +12,7 @@ def fold_batch_norms(model: Any) -> None:
     Changes `Conv, Transpose, Sub, Mul, Add` with constants per channel to `Conv, Transpose`, and
     `Max(x, 0)` to `Relu`, which runtimes fuse with the convolution and quantize together with it.
     """
-    graph = _Graph(model)
+    graph = Graph(model)
     for conv in [node for node in model.graph.node if node.op_type == "Conv"]:
         weight, transpose = graph.constant(conv.input[1]), graph.only_consumer(conv)
         if len(conv.input) != 2 or weight is None or transpose is None:
@@ -41,7 +41,7 @@ def fold_batch_norms(model: Any) -> None:
     graph.remove_unused()
 
 
-class _Graph:
+class Graph:
     """Producers, consumers and constants of a graph, by name of the value."""
 
     def __init__(self, model: Any) -> None:

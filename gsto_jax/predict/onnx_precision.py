@@ -13,27 +13,69 @@ from typing import Any
 
 import numpy as np
 
+from gsto_jax.predict.onnx_graph import Graph
+
 PRECISIONS = ("float16", "int8")
 _QUANTIZED_KINDS = ("Conv", "Relu", "Add")
 
 
 def to_float16(model_bytes: bytes) -> bytes:
-    """Converts the network in an ONNX model to float16."""
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+    """Converts the network in an ONNX model to float16.
 
-    model = onnx.load_from_string(model_bytes)
-    network = _network_nodes(model)
-    _name_nodes(model)
-    converted = convert_float_to_float16(
-        model,
-        keep_io_types=True,
-        op_block_list=[],
-        node_block_list=[x.name for x in model.graph.node if not network & set(x.output)],
-    )
-    del converted.graph.value_info[:]
-    onnx.checker.check_model(converted)
-    return bytes(converted.SerializeToString())
+    The converter of onnxruntime rounds values between nodes that stay float32 as well.
+    """
+    import onnx
+
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(model_bytes))
+    converter = _Float16Converter(model)
+    nodes = [x for node in model.graph.node for x in converter.convert(node)]
+    del model.graph.node[:], model.graph.value_info[:]
+    model.graph.node.extend(nodes)
+    Graph(model).remove_unused()
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+class _Float16Converter:
+    """Converts the nodes of a network to float16, with casts around it."""
+
+    def __init__(self, model: Any) -> None:
+        import onnx
+
+        self._onnx, self._graph = onnx, model.graph
+        self._network = _network_values(model)
+        self._constants = {x.name: x for x in model.graph.initializer}
+        typed = (*model.graph.value_info, *model.graph.input, *model.graph.output)
+        self._types = {x.name: x.type.tensor_type.elem_type for x in typed}
+        self._types |= {name: x.data_type for name, x in self._constants.items()}
+        self._casts: dict[str, str] = {}
+
+    def convert(self, node: Any) -> Iterator[Any]:
+        """Yields a node with the casts that it needs."""
+        is_network = bool(self._network & set(node.output))
+        dtype = self._onnx.TensorProto.FLOAT16 if is_network else self._onnx.TensorProto.FLOAT
+        for n, name in enumerate(node.input):
+            is_float = self._types.get(name) == self._onnx.TensorProto.FLOAT
+            if is_float and is_network != (name in self._network):
+                if name not in self._casts:
+                    self._casts[name] = f"{name}_{'float16' if is_network else 'float32'}"
+                    yield from self._cast(name, dtype)
+                node.input[n] = self._casts[name]
+        if is_network and node.op_type == "Cast":
+            for attribute in node.attribute:
+                if attribute.i == self._onnx.TensorProto.FLOAT:
+                    attribute.i = dtype
+        yield node
+
+    def _cast(self, name: str, dtype: int) -> Iterator[Any]:
+        if name in self._constants:
+            values = self._onnx.numpy_helper.to_array(self._constants[name])
+            limit = np.finfo(np.float16).max
+            half = values.clip(-limit, limit).astype(np.float16)
+            constant = self._onnx.numpy_helper.from_array(half, self._casts[name])
+            self._graph.initializer.append(constant)
+        else:
+            yield self._onnx.helper.make_node("Cast", [name], [self._casts[name]], to=dtype)
 
 
 def to_int8(model_bytes: bytes, inputs: Iterable[Mapping[str, np.ndarray]]) -> bytes:
@@ -96,8 +138,8 @@ def _name_nodes(model: Any) -> None:
         node.name = f"{node.op_type}_{n}"
 
 
-def _network_nodes(model: Any) -> set[str]:
-    """Returns the values that the network computes from its input.
+def _network_values(model: Any) -> set[str]:
+    """Returns the values that the network computes from its input, outputs of its nodes.
 
     These are computed from the outputs of convolutions, other than by their shape, and the last
     convolutions depend on them.
@@ -122,7 +164,7 @@ def _kept_nodes(model: Any) -> list[str]:
     for node in nodes:
         for name in node.input:
             consumers.setdefault(name, []).append(node)
-    network = _network_nodes(model)
+    network = _network_values(model)
     kept = [convs[0].name]
     kept += [x.name for x in nodes if x.op_type != "Conv" and not network & set(x.output)]
     for conv in convs:

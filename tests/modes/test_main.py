@@ -50,6 +50,7 @@ def refused(*args, **kwargs):
         (["--mode=eval"], "--workdir"),
         (["--mode=report"], "--workdir"),
         (["--mode=export"], "--checkpoint"),
+        (["--mode=export", "--checkpoint=x", "--formats=onnx-int8"], "--calibration"),
         (["--rows=as-is"], "--rows .*--mode=sweep, .*train"),
         (["--mode=sweep", "--rows=as-is", "--seeds=0"], "--seeds .*'0'"),
         (["--mode=sweep", "--rows=as-is", "--reference=x"], "--reference .*'x'"),

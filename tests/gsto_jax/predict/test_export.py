@@ -205,6 +205,8 @@ def test_invalid_exports(exported, tmp_path, monkeypatch):
     predictor, folder = exported
     with pytest.raises(UserError, match=r"formats must be some of jax, onnx.*got tflite"):
         export(predictor, tmp_path, ("tflite",))
+    with pytest.raises(UserError, match="onnx-int8 needs calibration images"):
+        export(predictor, tmp_path, ("onnx-int8",))
     with pytest.raises(UserError, match=r"size must be .*got \(0, 5\)"):
         export(predictor, tmp_path, ("jax",), (0, 5))
 

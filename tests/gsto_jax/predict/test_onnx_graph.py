@@ -1,0 +1,111 @@
+"""ONNX graphs after changes compute the same."""
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    not all(map(find_spec, ("onnx", "onnxruntime"))), reason="the extra onnx is not installed"
+)
+CHANNELS = (3, 5, 4)
+
+
+def graph(layers=2, extra_output=False):
+    """Builds convolutions with batch normalization and ReLU, as jax2onnx writes them."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng, nodes, constants = np.random.default_rng(0), [], []
+
+    def constant(name, *shape):
+        values = rng.normal(size=shape).astype(np.float32)
+        constants.append(numpy_helper.from_array(values, name))
+        return name
+
+    constants.append(numpy_helper.from_array(np.float32(0), "zero"))
+    value = "image"
+    for n in range(layers):
+        inputs, outputs = CHANNELS[n : n + 2]
+        constant(f"k{n}", 3, 3, inputs, outputs)
+        for name in ("mean", "scale", "shift"):
+            constant(f"{name}{n}", 1, 1, 1, outputs)
+        nodes += [
+            helper.make_node("Transpose", [value], [f"x{n}"], perm=[0, 3, 1, 2]),
+            helper.make_node("Transpose", [f"k{n}"], [f"w{n}"], perm=[3, 2, 0, 1]),
+            helper.make_node("Conv", [f"x{n}", f"w{n}"], [f"c{n}"], pads=[1, 1, 1, 1]),
+            helper.make_node("Transpose", [f"c{n}"], [f"t{n}"], perm=[0, 2, 3, 1]),
+            helper.make_node("Sub", [f"t{n}", f"mean{n}"], [f"s{n}"]),
+            helper.make_node("Mul", [f"s{n}", f"scale{n}"], [f"m{n}"]),
+            helper.make_node("Add", [f"m{n}", f"shift{n}"], [f"a{n}"]),
+            helper.make_node("Max", [f"a{n}", "zero"], [f"r{n}"]),
+        ]
+        value = f"r{n}"
+    names = [value, "t0"] if extra_output else [value]
+
+    def info(name):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4)
+
+    body = helper.make_graph(nodes, "g", [info("image")], list(map(info, names)), constants)
+    opsets = [helper.make_opsetid("", 21)]
+    return helper.make_model(body, opset_imports=opsets, ir_version=10)
+
+
+def run(model):
+    import onnxruntime
+
+    image = np.random.default_rng(1).normal(size=(2, 6, 7, 3)).astype(np.float32)
+    content = model if isinstance(model, bytes) else model.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return session.run(None, {"image": image})
+
+
+def test_batch_norms_fold_into_convolutions():
+    from gsto_jax.predict.onnx_graph import fold_batch_norms
+
+    model = graph()
+    expected = run(model)
+    fold_batch_norms(model)
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds == ["Transpose", "Conv", "Transpose", "Relu"] * 2
+    assert len(model.graph.initializer) == 4
+    np.testing.assert_allclose(run(model)[0], expected[0], rtol=1e-4, atol=1e-4)
+
+
+def test_values_that_others_use_are_not_folded():
+    from gsto_jax.predict.onnx_graph import fold_batch_norms
+
+    model = graph(extra_output=True)
+    expected = run(model)
+    fold_batch_norms(model)
+    kinds = [node.op_type for node in model.graph.node]
+    assert (kinds.count("Sub"), kinds.count("Conv")) == (1, 2)
+    for actual, value in zip(run(model), expected, strict=True):
+        np.testing.assert_allclose(actual, value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_precisions_keep_inputs_outputs_and_metadata():
+    import onnx
+
+    from gsto_jax.predict.onnx_precision import to_float16, to_int8
+
+    model = graph()
+    onnx.helper.set_model_props(model, {"description": "{}"})
+    content, (expected,) = model.SerializeToString(), run(graph())
+    rng = np.random.default_rng(2)
+    inputs = [{"image": rng.normal(size=(1, 6, 7, 3)).astype(np.float32)} for _ in range(3)]
+    for converted, limit in ((to_float16(content), 0.01), (to_int8(content, inputs), 0.1)):
+        changed = onnx.load_from_string(converted)
+        assert {x.key: x.value for x in changed.metadata_props} == {"description": "{}"}
+        (actual,) = run(converted)
+        assert actual.dtype == np.float32
+        assert np.abs(actual - expected).max() <= limit * np.abs(expected).max()
+    types = [x.data_type for x in onnx.load_from_string(to_float16(content)).graph.initializer]
+    assert types.count(onnx.TensorProto.FLOAT16) >= 2
+
+
+def test_spread():
+    from gsto_jax.predict.onnx_precision import spread
+
+    assert spread(range(3), 5) == [0, 1, 2]
+    assert spread(range(10), 4) == [0, 2, 5, 7]
