@@ -109,7 +109,7 @@ checkpoint, image, output = map(pathlib.Path, sys.argv[1:])
 predictor = Predictor.load(checkpoint)
 prediction = predictor(np.asarray(PIL.Image.open(image)))
 files = export(predictor, output / "export", ("jax",))
-print(*[check.label_agreement for check in verify(predictor, output / "export")])
+print(*[check.agreement for check in verify(predictor, output / "export")])
 command = ["main.py", "--mode=predict", f"--checkpoint={checkpoint}", f"--output={output}",
            "--save=ids", str(image)]
 try:
