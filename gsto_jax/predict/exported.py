@@ -101,7 +101,8 @@ class ExportedPredictor:
         labels, values = outputs["labels"][0], {}
         needed = {*measures, *(("confidence",) if self.unsure_below else ())}
         if needed:
-            values = self._measure(outputs["logits"][0], labels.shape, needed)
+            logits = outputs["logits"][0].astype(np.float32, copy=False)
+            values = self._measure(logits, labels.shape, needed)
         unsure_label = None
         if self.unsure_below:
             unsure_label = self.ignore_label

@@ -16,6 +16,8 @@ from gsto_jax.storage import error_reason, local_copy, read_file, to_path
 
 RUNTIMES = {".onnx": "onnx", ".jax": "jax"}
 """Runtime of an exported program by the suffix of its file."""
+FILES = ("model.onnx", "model.float16.onnx", "model.int8.onnx", "model.jax")
+"""Files of an export, in the order in which a folder is searched."""
 _PACKAGES = {"onnx": "onnxruntime", "jax": "jax"}
 _MODEL_OPTIONS = ("decode_options", "preprocessing", "settings")
 
@@ -60,16 +62,15 @@ def find_program(checkpoint: str | Path) -> Path | None:
     """Returns the exported program that a path names; None for a run or a checkpoint.
 
     Args:
-      checkpoint: a file `*.onnx` or `*.jax`, or the folder of an export. In a folder, `model.onnx`
-        comes first, unless onnxruntime is missing and there is a `model.jax`.
+      checkpoint: a file `*.onnx` or `*.jax`, or the folder of an export, of which the first of
+        `FILES` is taken whose runtime is installed.
     """
     path = to_path(checkpoint, "checkpoint")
     if path.suffix in RUNTIMES:
         return path
     if not (path / "model.json").is_file():
         return None
-    programs = [path / f"model{suffix}" for suffix in RUNTIMES]
-    programs = [program for program in programs if program.is_file()]
+    programs = [path / name for name in FILES if (path / name).is_file()]
     usable = [program for program in programs if find_spec(_PACKAGES[RUNTIMES[program.suffix]])]
     return next(iter(usable or programs), None)
 

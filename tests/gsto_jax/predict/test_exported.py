@@ -121,8 +121,10 @@ def test_pose_programs(tmp_path):
 def test_programs_are_found_by_file_and_folder(tmp_path, monkeypatch):
     assert find_program(tmp_path) is None
     assert find_program(tmp_path / "a.onnx") == tmp_path / "a.onnx"
-    for name in ("model.json", "model.jax", "model.onnx"):
+    for name in ("model.json", "model.jax", "model.int8.onnx"):
         (tmp_path / name).touch()
+    assert find_program(tmp_path) == tmp_path / "model.int8.onnx"
+    (tmp_path / "model.onnx").touch()
     assert find_program(tmp_path) == tmp_path / "model.onnx"
     monkeypatch.setattr("gsto_jax.predict.programs.find_spec", lambda name: name == "jax")
     assert find_program(tmp_path) == tmp_path / "model.jax"
