@@ -6,7 +6,7 @@
 Each maps one image, `1 h w 3` uint8, to its class indices, with the same weights: normalization,
 the network, upsampling and the best class. The networks are W18-Small-v2 with the options of
 `configs/cityscapes_w18s.py`. JAX runs the program of `--mode=predict`; ONNX Runtime the model.onnx
-of `--mode=export`, for any size and, "fixed", for this size; PyTorch, in the environment of PATH,
+of `--mode=export`, for any size and, with --fixed, for this size; PyTorch, in the environment of PATH,
 the network of `benchmarks/torch_peer.py` in channels last, eager and by torch.compile (see
 `benchmarks/cpu_speed.py` for PATH and settings). Without --torch-python there is no PyTorch. All
 must agree on the labels before they are timed, in turn, with two threads each. Prints images a
@@ -41,7 +41,7 @@ Run = Callable[[], np.ndarray]
 """A blocking call that returns the labels `h w` of the image."""
 
 
-def jax_runs(folder: Path, network: str, exports: Path) -> dict[str, Run]:
+def jax_runs(folder: Path, network: str, exports: Path, fixed: bool) -> dict[str, Run]:
     """Exports a network, and returns the calls of JAX and of ONNX Runtime."""
     import jax
     import onnxruntime
@@ -63,7 +63,8 @@ def jax_runs(folder: Path, network: str, exports: Path) -> dict[str, Run]:
     runs = {"JAX": lambda: np.asarray(program(image)["labels"])[0]}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cpu_speed.CORES
-    for name, size in (("ONNX Runtime", None), ("ONNX Runtime, fixed", image.shape[1:3])):
+    sizes = {"ONNX Runtime": None} | ({"ONNX Runtime, fixed": image.shape[1:3]} if fixed else {})
+    for name, size in sizes.items():
         target = exports / f"{network}-{name}"
         start = time.perf_counter()
         if not (target / "model.onnx").exists():
@@ -156,7 +157,8 @@ def main(args: argparse.Namespace) -> None:
         cpu_speed.write_inputs(folder, (height, width), [1])
         rows = []
         for network in cpu_speed.NETWORKS:
-            runs = jax_runs(folder, network, Path(args.exports) if args.exports else folder)
+            exports = Path(args.exports) if args.exports else folder
+            runs = jax_runs(folder, network, exports, args.fixed)
             timers: dict[str, Any] = {name: partial(timed, run) for name, run in runs.items()}
             labels = {name: run() for name, run in runs.items()}
             for mode in ("eager", "compiled") if torch_process else ():
@@ -197,6 +199,7 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=7, help="number of timings of each")
     parser.add_argument("--calls", type=int, default=2, help="calls per timing")
     parser.add_argument("--exports", help="folder that keeps the exported models for another run")
+    parser.add_argument("--fixed", action="store_true", help="export for this size too")
     parser.add_argument("--csv", help="file to write; by default named after the machine")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     ARGS = parser.parse_args()
