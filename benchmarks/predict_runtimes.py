@@ -6,8 +6,8 @@
 Each maps one image, `1 h w 3` uint8, to its class indices, with the same weights: normalization,
 the network, upsampling and the best class. The networks are W18-Small-v2 with the options of
 `configs/cityscapes_w18s.py`. JAX runs the program of `--mode=predict`; ONNX Runtime the model.onnx
-of `--mode=export`, for any size and, with --fixed, for this size; PyTorch, in the environment of PATH,
-the network of `benchmarks/torch_peer.py` in channels last, eager and by torch.compile (see
+of `--mode=export`, for any size and, with --fixed, for this size; PyTorch, in the environment of
+PATH, the network of `benchmarks/torch_peer.py` in channels last, eager and by torch.compile (see
 `benchmarks/cpu_speed.py` for PATH and settings). Without --torch-python there is no PyTorch. All
 must agree on the labels before they are timed, in turn, with two threads each. Prints images a
 second (medians), and ratios to JAX; writes a CSV next to this script. Needs Linux and an otherwise
