@@ -65,6 +65,7 @@ def run(args: Any) -> None:
     for codec in sorted(writer.codecs - {"avc1"}):
         log(f"videos      {CODECS[codec]}")
     log(f"predictions {output}")
+    log(f"runtime     {predictor.runtime}")
     log(f"checkpoint  {predictor.checkpoint}")
     if pipeline.errors:
         sys.exit(1)

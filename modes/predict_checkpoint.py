@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from gsto_jax.config import RUNTIME, option_role
@@ -45,17 +46,20 @@ def checkpoint_inputs(args: Any, inputs: Sequence[Input]) -> InputPredictor:
     """Loads the checkpoint `args.checkpoint` to predict the inputs; raises UserError."""
     trained = override_config(load_trained(args.checkpoint), args)
     if args.runtime == "onnx":
-        return inputs_of(export_program(trained, args), args, inputs)
+        predictor: InputPredictor = inputs_of(export_program(trained, args), args, inputs)
+        predictor.runtime = "ONNX Runtime, as --runtime says"
+        return predictor
     is_pose = trained.task.config.task == "pose"
     outputs = args.save or (PoseInputs if is_pose else LabelInputs).default_outputs
     if "gates" in outputs and not trained.task.config.model.has_gates:
         raise UserError(f"--save=gates: the network of {trained.path} has no gates")
-    predictor: InputPredictor
     if is_pose:
         predictor = pose_inputs(trained, args, inputs, outputs)
     else:
         predictor = TrainedLabelInputs(trained, args, inputs, outputs)
     use_compilation_cache(trained.task.config.run.compilation_cache)
+    reason = "which needs no export" if args.runtime == "auto" else "as --runtime says"
+    predictor.runtime = f"JAX on {jax.default_backend()}, {reason}"
     return predictor
 
 

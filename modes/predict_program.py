@@ -36,7 +36,10 @@ def program_inputs(args: Any, path: Path, inputs: Sequence[Input]) -> InputPredi
             f"--runtime={args.runtime} does not run {path}: pass --runtime={program.runtime}, a "
             "program of the other format, or --checkpoint=RUN"
         )
-    return inputs_of(override_decoding(program, args), args, inputs)
+    predictor = inputs_of(override_decoding(program, args), args, inputs)
+    name = {"onnx": "ONNX Runtime", "jax": "JAX"}[program.runtime]
+    predictor.runtime = f"{name}, which runs {path.name}"
+    return predictor
 
 
 def check_flags(args: Any, remedy: str) -> None:

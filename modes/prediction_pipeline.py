@@ -34,6 +34,7 @@ class InputPredictor(ABC):
       outputs: names of the outputs that the predictions can render.
       default_outputs: names of the outputs to write without --save.
       checkpoint: checkpoint or exported program.
+      runtime: what computes, and why, for the log.
       decode_options: how image files are decoded.
       tiled: inputs that are read, predicted and written in rows of tiles.
       georeferenced: inputs whose georeference the predictions keep.
@@ -42,6 +43,7 @@ class InputPredictor(ABC):
     outputs: ClassVar[tuple[str, ...]]
     default_outputs: ClassVar[tuple[str, ...]]
     checkpoint: Path
+    runtime: str = ""
     decode_options: DecodeOptions
     tiled: Collection[Input] = frozenset()
     georeferenced: Collection[Input] = frozenset()
