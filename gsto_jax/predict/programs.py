@@ -33,7 +33,8 @@ class Program:
       path: its file.
       runtime: "onnx" or "jax".
       description: content of `model.json` (docs/export.md).
-      call: maps inputs by name, in the order of the description, to outputs by name.
+      call: maps inputs by name, in the order of the description, to outputs by name; raises
+        RuntimeError.
     """
 
     path: Path
@@ -111,7 +112,10 @@ def _load_onnx(path: Path) -> tuple[Call, str | None]:
     names = [output.name for output in session.get_outputs()]
 
     def call(inputs: Arrays) -> dict[str, np.ndarray]:
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        try:
+            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        except Exception as error:
+            raise RuntimeError(f"{path}: {error}") from error
 
     return call, session.get_modelmeta().custom_metadata_map.get("description")
 

@@ -99,6 +99,8 @@ def test_onnx_files(tmp_path):
     assert predictor.program.runtime == "onnx"
     batch = predictor.program.call({"image": np.stack([image, image[::-1]])})
     np.testing.assert_array_equal(batch["labels"][0], prediction.labels)
+    with pytest.raises(RuntimeError, match=r"net\.onnx"):
+        predictor.program.call({"image": np.zeros((1, 4, 4, 5), np.uint8)})
 
 
 @NEEDS_ONNX
