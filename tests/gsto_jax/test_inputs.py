@@ -64,6 +64,9 @@ HRNETS = {
 }
 
 
+jit_decode = jax.jit(decode, static_argnums=(1, 2))
+
+
 def integers(shape, dtype=np.uint8, batch=2):
     return np.random.default_rng(0).integers(0, 250, (batch, *shape)).astype(dtype)
 
@@ -119,18 +122,18 @@ def test_functions_take_integers():
     floats = x.astype(np.float32)
     kernel = np.full((2, 1), 0.01, np.float32)
     for implementation in (None, "xla"):
-        actual, expected = (
-            gated_maps(v, kernel, implementation=implementation) for v in (x, floats)
-        )
+        run = jax.jit(partial(gated_maps, implementation=implementation))
+        actual, expected = (run(v, kernel) for v in (x, floats))
         np.testing.assert_array_equal(actual.maps[0], expected.maps[0])
     for kernels in ("pallas_tpu", "pallas_gpu"):
-        (gated,) = gated_maps(x, kernel, implementation=kernels, interpret=True).maps
+        run = jax.jit(partial(gated_maps, implementation=kernels, interpret=True))
+        (gated,) = run(x, kernel).maps
         np.testing.assert_allclose(gated, expected.maps[0], rtol=1e-5)
     logits = np.ones((2, 4, 4, 1), np.int32)
-    (gated,), gates = apply_gates(x, logits)
+    (gated,), gates = jax.jit(apply_gates)(x, logits)
     np.testing.assert_allclose(gated, floats / (1 + np.exp(-1)), rtol=1e-6)
     assert gates.dtype == jnp.float32
-    channels = apply_channel_gates(x, np.zeros((2, 1, 1, 2), np.uint8))
+    channels = jax.jit(apply_channel_gates)(x, np.zeros((2, 1, 1, 2), np.uint8))
     np.testing.assert_array_equal(channels, floats / 2)
     np.testing.assert_allclose(adaptive_average_pool(x, 1)[:, 0, 0], floats.mean((1, 2)), rtol=1e-6)
     # Interpolation computes, a copy does not: label maps stay label maps.
@@ -142,10 +145,10 @@ def test_functions_take_integers():
 def test_integer_heatmaps_decode_as_floats():
     heatmaps = integers((9, 7, 3))
     for refinement in REFINEMENTS:
-        actual, expected = (decode(v, refinement, 2.0) for v in (heatmaps, as_float(heatmaps)))
+        actual, expected = (jit_decode(v, refinement, 2.0) for v in (heatmaps, as_float(heatmaps)))
         np.testing.assert_array_equal(actual[0], expected[0])
         np.testing.assert_array_equal(actual[1], expected[1])
-    halves = merge_flipped(heatmaps, heatmaps, (), shift=False)
+    halves = jax.jit(lambda x: merge_flipped(x, x, (), shift=False))(heatmaps)
     assert halves.max() > 127  # the sum of two does not wrap at 256
 
 
@@ -179,7 +182,7 @@ def test_programs_of_empty_batches_run():
         with pytest.raises(UserError, match="at least one image"):
             gated_maps(x, np.ones((2, 1), np.float32), implementation=kernels, interpret=True)
     for refinement in REFINEMENTS:
-        joints, scores = decode(np.zeros((0, 8, 6, 3), np.float32), refinement, 2.0)
+        joints, scores = jit_decode(np.zeros((0, 8, 6, 3), np.float32), refinement, 2.0)
         assert joints.shape == (0, 3, 2) and scores.shape == (0, 3)
 
 
@@ -216,19 +219,23 @@ def test_transfers_take_maps_alone(resample, shape):
     ("shape", "groups"), [((1, 1, 1, 3), 1), ((4, 1, 1, 3), 4), ((0, 4, 4, 3), 1)]
 )
 def test_batch_norm_refuses_fewer_than_two_values(shape, groups):
-    norm, x = gsto_jax.BatchNorm(groups=groups), jnp.ones(shape)
-    variables = norm.init(KEY, x)  # initialization keeps no statistics
+    norm, x = gsto_jax.BatchNorm(groups=groups), jax.ShapeDtypeStruct(shape, np.float32)
+    variables = jax.eval_shape(norm.init, KEY, x)  # initialization keeps no statistics
     with pytest.raises(StatisticsError, match="at least 2"):
-        norm.apply(variables, x, train=True, mutable=["batch_stats"])
-    assert norm.apply(variables, x).shape == shape
+        jax.eval_shape(partial(norm.apply, train=True, mutable=["batch_stats"]), variables, x)
+    assert jax.eval_shape(norm.apply, variables, x).shape == shape
 
 
 @pytest.mark.parametrize(
     ("shape", "groups"), [((2, 1, 1, 3), 1), ((1, 1, 2, 3), 1), ((4, 1, 1, 3), 2)]
 )
 def test_two_values_are_enough(shape, groups):
-    norm, x = gsto_jax.BatchNorm(momentum=0.0, groups=groups), jnp.ones(shape).at[::2, :, :1].set(3)
-    _, updates = norm.apply(norm.init(KEY, x), x, train=True, mutable=["batch_stats"])
+    norm, x = gsto_jax.BatchNorm(momentum=0.0, groups=groups), np.ones(shape, np.float32)
+    x[::2, :, :1] = 3
+    run = jax.jit(
+        lambda x: norm.apply(norm.init(KEY, x), x, train=True, mutable=["batch_stats"])[1]
+    )
+    updates = run(x)
     np.testing.assert_allclose(updates["batch_stats"]["var"], 2.0, rtol=1e-6)
 
 

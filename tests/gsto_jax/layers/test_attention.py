@@ -153,7 +153,16 @@ def test_a_packed_network_is_the_same_network(kind, position):
     np.testing.assert_allclose(packed, plain, rtol=0, atol=1e-4 * float(np.abs(plain).max()))
 
 
-@pytest.mark.parametrize(("kind", "position"), PATHS)
+@pytest.mark.parametrize(
+    ("kind", "position"),
+    [
+        ("channel", "block"),
+        pytest.param("channel", "layer", marks=pytest.mark.slow),
+        ("channel", "transfer"),
+        pytest.param("spatial", "block", marks=pytest.mark.slow),
+        ("spatial", "layer"),
+    ],
+)
 def test_every_gate_gets_a_gradient(kind, position):
     attention = AttentionSpec(kind=kind, position=position)
     model = HRNet(TINY, PLAIN, 3, init_name="he", attention=attention, implementation="xla")

@@ -93,17 +93,17 @@ def test_ohem_threshold_is_that_of_the_global_batch():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_kth_smallest_is_that_of_the_sorted_values(dtype, x64):
-    rng = np.random.default_rng(1)
+    rng, select = np.random.default_rng(1), jax.jit(kth_smallest)
     for size in (1, 2, 17, 1000):
         values = rng.random(size).astype(dtype)
         values[rng.random(size) < 0.3] = values[0]
         values[rng.random(size) < 0.1] = 0
         values[rng.random(size) < 0.1] = np.inf
         for rank in {0, size // 3, size // 2, size - 1}:
-            value = kth_smallest(jnp.asarray(values), rank)
+            value = select(values, rank)
             assert value.dtype == dtype
             assert float(value) == np.sort(values)[rank]
-    assert float(kth_smallest(jnp.asarray([3.0, 2.0]), -1)) == 2
+    assert float(select(np.array([3.0, 2.0], dtype), -1)) == 2
 
 
 def test_ohem_of_ignored_labels_is_zero():
@@ -138,7 +138,7 @@ def test_any_ignore_label_and_bfloat16_logits():
 def test_deep_supervision_weights_the_heads():
     zeros, label = jnp.zeros((1, 2, 2, 4)), jnp.zeros((1, 2, 2), jnp.int32)
     outputs = Outputs(zeros, {"stage2": zeros, "stage3": zeros}, {}, {})
-    loss, losses = deep_supervision(outputs, label, loss_config())
+    loss, losses = jax.jit(lambda x: deep_supervision(x, label, loss_config()))(outputs)
     assert float(loss) == pytest.approx(1.8 * np.log(4))
     assert set(losses) == {"stage2", "stage3", "stage4"}
 
@@ -148,9 +148,15 @@ def test_ohem_applies_to_the_final_head():
     label = jnp.ones((2, 4, 4), jnp.int32)
     outputs = Outputs(logits, {"stage3": logits}, {}, {})
     config = loss_config(terms=(("ohem", 1.0),), ohem_threshold=0.0, ohem_min_kept=3)
-    _, losses = deep_supervision(outputs, label, config)
-    assert float(losses["stage3"]) == pytest.approx(float(cross_entropy(logits, label)))
-    each = np.sort(-np.asarray(jax.nn.log_softmax(logits))[..., 1].ravel())[::-1]
+    losses, plain, log_p = jax.jit(
+        lambda outputs: (
+            deep_supervision(outputs, label, config)[1],
+            cross_entropy(outputs.logits, label),
+            jax.nn.log_softmax(outputs.logits),
+        )
+    )(outputs)
+    assert float(losses["stage3"]) == pytest.approx(float(plain))
+    each = np.sort(-np.asarray(log_p)[..., 1].ravel())[::-1]
     assert float(losses["stage4"]) == pytest.approx(each[: 2 * 3].mean(), rel=1e-5)
 
 
@@ -221,12 +227,12 @@ def test_warmup_rises_to_the_schedule():
 
 
 def test_averages_forget_their_start():
-    tree = {"a": jnp.zeros(2)}
+    tree, update = {"a": np.zeros(2, np.float32)}, jax.jit(update_ema)
     for step in range(3):
-        tree = update_ema(tree, {"a": jnp.ones(2)}, 0.9, jnp.asarray(step))
+        tree = update(tree, {"a": np.ones(2, np.float32)}, 0.9, step)
     remainder = (1 / 10) * (2 / 11) * (3 / 12)
     np.testing.assert_allclose(tree["a"], 1 - remainder, rtol=1e-6)
-    late = update_ema({"a": jnp.zeros(1)}, {"a": jnp.ones(1)}, 0.9, jnp.asarray(10_000))
+    late = update({"a": np.zeros(1, np.float32)}, {"a": np.ones(1, np.float32)}, 0.9, 10_000)
     np.testing.assert_allclose(late["a"], 0.1, rtol=1e-5)
 
 

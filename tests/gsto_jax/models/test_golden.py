@@ -1,6 +1,7 @@
 """The networks compared with outputs of the reference networks (tests/golden/README.md)."""
 
 from dataclasses import replace
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,12 @@ def without(state, *names):
     return {k: v for k, v in state.items() if not any(name in k for name in names)}
 
 
+@lru_cache
+def compiled(model):
+    """The network as a function, which tests of the same network share."""
+    return jax.jit(model.apply)
+
+
 @pytest.fixture(scope="module")
 def a(golden):
     return golden("a")
@@ -64,7 +71,7 @@ def a(golden):
 def test_gsto_eval(a, x64, dtype, bound):
     model = network(dtype=jnp.dtype(dtype))
     variables = load(model, state_of(a))
-    out = jax.jit(model.apply)(variables, nhwc(a["input"], dtype))
+    out = compiled(model)(variables, nhwc(a["input"], dtype))
     assert out.logits.dtype == dtype
     assert deviation(out.logits, a["out_final"]) < bound
     assert deviation(out.stage_logits["stage3"], a["out_stage3"]) < bound
@@ -89,13 +96,12 @@ def test_released_gamma_rule(golden, a, x64):
     changed = {k.removeprefix("weight/"): v for k, v in a2.items() if k.startswith("weight/")}
     state = state_of(a) | changed
     model = network()
-    apply = jax.jit(model.apply)
     x = nhwc(a["input"])
-    out = apply(load(model, state, GSTO_FORMAT), x)
+    out = compiled(model)(load(model, state, GSTO_FORMAT), x)
     assert deviation(out.logits, a2["out_final"]) < 1e-6
     assert deviation(out.stage_logits["stage3"], a2["out_stage3"]) < 1e-6
     assert deviation(out.stage_logits["stage2"], a2["out_stage2"]) < 1e-6
-    plain = apply(load(model, state), x)
+    plain = compiled(model)(load(model, state), x)
     assert deviation(plain.logits, a2["out_final_if_plain_bn"]) < 1e-6
     assert deviation(plain.logits, a2["out_final"]) > 0.1
 
@@ -126,7 +132,7 @@ def test_released_gamma_rule(golden, a, x64):
 def test_disabled_gates(golden, a, x64, key, gsto, unused):
     model = network(gsto)
     variables = load(model, without(state_of(a), *unused))
-    out = jax.jit(model.apply)(variables, nhwc(a["input"]))
+    out = compiled(model)(variables, nhwc(a["input"]))
     assert deviation(out.logits, golden("a3")[f"out_final/{key}"]) < 1e-6
 
 
@@ -143,7 +149,7 @@ def test_hrnetv2_eval(golden, a, x64, key, align_corners, dtype, bound):
     model = network(PLAIN, jnp.dtype(dtype), align_corners=align_corners)
     state = without(state_of(a), "att", "last_layer_stage")
     variables = load(model, state, HRNET_FORMAT)
-    out = jax.jit(model.apply)(variables, nhwc(a["input"], dtype))
+    out = compiled(model)(variables, nhwc(a["input"], dtype))
     assert deviation(out.logits, golden("c")[key]) < bound
 
 
@@ -155,19 +161,20 @@ def test_pose_hrnet_eval(golden, x64, dtype, bound):
     kwargs = {"head": "v1", "upsample": "nearest", "dtype": dtype, "param_dtype": dtype}
     model = HRNet(spec, PLAIN, 17, **kwargs)
     variables = load(model, state_of(d), POSE_FORMAT)
-    out = jax.jit(model.apply)(variables, nhwc(d["input"], dtype))
+    out = compiled(model)(variables, nhwc(d["input"], dtype))
     assert deviation(out.logits, d["out"]) < bound
     assert [x.shape[-1] for x in out.branches["stage4"]] == [4]
     back = to_state_dict(variables)
     assert set(back) == set(state_of(d))
 
 
+@pytest.mark.slow  # test_gsto_eval has the same layers for another number of classes
 def test_pose_gsto_eval(golden, a, x64):
     d, d2 = golden("d"), golden("d2")
     changed = {k: v for k, v in d2.items() if k.startswith("state_override/")}
     state = state_of(a) | {k.removeprefix("state_override/"): v for k, v in changed.items()}
     model = HRNet(SPEC, GSTOSpec(), 17, dtype=jnp.float64, param_dtype=jnp.float64)
-    out = jax.jit(model.apply)(load(model, state), nhwc(d["input"]))
+    out = compiled(model)(load(model, state), nhwc(d["input"]))
     assert deviation(out.logits, d2["out_final"]) < 1e-6
     assert deviation(out.stage_logits["stage3"], d2["out_stage3"]) < 1e-6
     assert deviation(out.stage_logits["stage2"], d2["out_stage2"]) < 1e-6

@@ -1,20 +1,31 @@
 """Heatmaps, heatmap losses, OKS and OKS-NMS, against golden arrays."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from data_pipelines import COCO_KEYPOINTS
 from gsto_jax.losses import heatmap_loss
-from gsto_jax.pose.heatmaps import decode, encode, merge_flipped, to_image
+from gsto_jax.pose import heatmaps
 from gsto_jax.pose.oks import oks_nms, rescore, similarity
 
 SIGMAS = COCO_KEYPOINTS.sigmas
 
 
+# As programs: without jit each operation is compiled by itself.
+encode = jax.jit(heatmaps.encode, static_argnums=(2, 3, 4))
+decode = jax.jit(heatmaps.decode, static_argnums=(1, 2))
+to_image = jax.jit(heatmaps.to_image, static_argnums=3)
+merge_flipped = jax.jit(heatmaps.merge_flipped, static_argnums=(2, 3))
+loss_and_gradient = jax.jit(jax.value_and_grad(heatmap_loss), static_argnums=3)
+
+
 def nhwc(x):
-    return jnp.asarray(x.transpose(0, 2, 3, 1))
+    return x.transpose(0, 2, 3, 1)
+
+
+def nchw(x):
+    return np.asarray(x).transpose(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("case", ["big", "small"])
@@ -24,7 +35,7 @@ def test_targets(golden, case):
     joints, visible = arrays["joints"][..., :2], arrays["joints_vis"][..., 0]
     targets, weights = encode(joints, visible, image, heatmap, float(arrays["sigma"]))
     np.testing.assert_array_equal(weights, arrays["target_weight"][..., 0])
-    np.testing.assert_allclose(targets.transpose(0, 3, 1, 2), arrays["target"], atol=1e-6)
+    np.testing.assert_allclose(nchw(targets), arrays["target"], atol=1e-6)
     assert set(np.unique(weights)) == ({1} if case == "big" else {0, 1})
 
 
@@ -32,7 +43,7 @@ def test_decoding(golden):
     arrays = {k.removeprefix("decode/"): v for k, v in golden("g2").items()}
     maps = nhwc(arrays["heatmaps"])
     center, frame = arrays["center"], 200 * arrays["scale"]
-    plain, values = jax.jit(decode, static_argnums=1)(maps, "none")
+    plain, values = decode(maps, "none")
     np.testing.assert_array_equal(plain, arrays["max_preds"])
     np.testing.assert_array_equal(values, arrays["maxvals"][..., 0])
     size = maps.shape[1:3]
@@ -45,12 +56,12 @@ def test_decoding(golden):
 def test_flip_test(golden):
     arrays = golden("g2")
     mirrored, maps = nhwc(arrays["flip/output_flipped_raw"]), nhwc(arrays["decode/heatmaps"])[:1]
-    pairs = arrays["flip/pairs"].tolist()
-    zero = jnp.zeros_like(mirrored)
+    pairs = tuple(map(tuple, arrays["flip/pairs"].tolist()))
+    zero = np.zeros_like(mirrored)
     for shift, key in ((False, "flip_back"), (True, "flip_back_shifted")):
-        back = 2 * merge_flipped(zero, mirrored, pairs, shift)
-        np.testing.assert_array_equal(back.transpose(0, 3, 1, 2), arrays[f"flip/{key}"])
-    merged = merge_flipped(maps, mirrored, pairs).transpose(0, 3, 1, 2)
+        back = 2 * np.asarray(merge_flipped(zero, mirrored, pairs, shift))
+        np.testing.assert_array_equal(nchw(back), arrays[f"flip/{key}"])
+    merged = nchw(merge_flipped(maps, mirrored, pairs))
     np.testing.assert_allclose(merged, arrays["flip/averaged_with_decode_heatmaps"], atol=1e-7)
 
 
@@ -63,26 +74,26 @@ def test_decoding_accuracy(refinement, bound):
     y, x = np.mgrid[:48, :40]
     squares = (x[..., None] - joints[:, None, None, :, 0]) ** 2
     squares = squares + (y[..., None] - joints[:, None, None, :, 1]) ** 2
-    result, values = decode(jnp.asarray(np.exp(-squares / 8), jnp.float32), refinement, 2.0)
+    result, values = decode(np.exp(-squares / 8).astype(np.float32), refinement, 2.0)
     assert np.abs(result - joints).max() < bound
     assert (np.asarray(values) > 0.9).all()
 
 
 def test_unknown_refinement():
     with pytest.raises(ValueError, match="refinement must be one of none, quarter, dark"):
-        decode(jnp.zeros((1, 4, 4, 1)), "udp")
+        decode(np.zeros((1, 4, 4, 1), np.float32), "udp")
 
 
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize(("kind", "topk"), [("mse", 0), ("ohkm8", 8)])
 def test_losses(golden, weighted, kind, topk):
     arrays = golden("g3")
-    weights = jnp.asarray(arrays["target_weight"][..., 0]) if weighted else None
+    weights = arrays["target_weight"][..., 0] if weighted else None
     targets = nhwc(arrays["target"])
-    loss, grad = jax.value_and_grad(heatmap_loss)(nhwc(arrays["output"]), targets, weights, topk)
+    loss, grad = loss_and_gradient(nhwc(arrays["output"]), targets, weights, topk)
     key = f"{kind}_weighted_{str(weighted).lower()}"
     np.testing.assert_allclose(loss, arrays[f"{key}/loss"], rtol=1e-6)
-    np.testing.assert_allclose(grad.transpose(0, 3, 1, 2), arrays[f"{key}/grad"], atol=1e-9)
+    np.testing.assert_allclose(nchw(grad), arrays[f"{key}/grad"], atol=1e-9)
 
 
 def test_similarity_and_nms(golden):
