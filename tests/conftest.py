@@ -8,6 +8,7 @@ tests/gsto_jax/gate/test_gate_gpu.py`).
 import gc
 import os
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.bucket import NAME
@@ -21,6 +22,8 @@ os.environ.update(KEPT)
 import jax
 import numpy as np
 import pytest
+
+from gsto_jax.plan.targets import compile_target
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if os.environ["JAX_PLATFORMS"] != "cpu":
@@ -63,13 +66,24 @@ def x64():
         yield
 
 
-@pytest.fixture(scope="session")
-def emulator():
+@pytest.fixture
+def emulator(monkeypatch):
     """Emulator of a bucket on this machine; its methods inject faults (`tests.bucket`)."""
     pytest.importorskip("gcp_storage_emulator")
     running = start_emulator()
-    os.environ.update(running.variables)
+    for name, value in running.variables.items():
+        monkeypatch.setenv(name, value)
     return running
+
+
+@pytest.fixture
+def libtpu(monkeypatch):
+    """The compiler for TPUs, loaded with the flags of plans: it reads them once per process."""
+    if folder := os.environ.get("GSTO_LIBTPU"):
+        monkeypatch.syspath_prepend(folder)
+    if find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed, and GSTO_LIBTPU names no folder that holds it")
+    compile_target("v5e:2x2")
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+ENVIRONMENT = dict(os.environ)
+"""Environment before any test."""
 QUICK = "--xla_backend_optimization_level=0"
 """Compiles in a third of the time. In jaxlib 0.10 half of that is one code generator, which later
 ones cannot do without; XLA ends a process whose flags it does not know.
@@ -25,11 +27,11 @@ KEPT = {
 """Programs that tests share, of whatever process."""
 
 
-def environment(devices=1):
+def environment(devices=1, base=os.environ):
     """Returns an environment with fast cached compilation and a number of CPU devices."""
     flags = f"--xla_force_host_platform_device_count={devices} {QUICK}"
     actual = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
-    return os.environ | actual | KEPT
+    return base | actual | KEPT
 
 
 def free_port():
@@ -52,6 +54,22 @@ def start(*args, devices=1, cwd=ROOT):
     )
 
 
+def end(processes):
+    """Kills processes and closes their pipes."""
+    for process in processes:
+        with process:
+            process.kill()
+
+
+def finish(processes, timeout=300):
+    """Waits for processes, or kills those that take longer; status, output and errors of each."""
+    try:
+        texts = [process.communicate(timeout=timeout) for process in processes]
+    finally:
+        end(processes)
+    return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
+
+
 def run(*args, **kwargs):
     """Runs the program to its end: `returncode`, `stdout`, `stderr`."""
     process = start(*args, **kwargs)
@@ -63,7 +81,7 @@ SERVER = """
 import atexit, importlib, json, os, runpy, sys, traceback, warnings
 import absl.app, jax, ml_collections.config_flags, optax, orbax.checkpoint
 sys.path.insert(0, os.getcwd())
-for mode in ("audit", "describe", "eval", "export", "prepare", "report", "train"):
+for mode in ("audit", "describe", "eval", "export", "predict", "prepare", "report", "train"):
     importlib.import_module(f"modes.{mode}")
 for line in sys.stdin:
     main, args, cwd, environment, *outputs = json.loads(line)
@@ -96,7 +114,7 @@ def _server():
     process = subprocess.Popen(
         [sys.executable, "-c", SERVER],
         cwd=ROOT,
-        env=environment(),
+        env=environment(base=ENVIRONMENT),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -105,10 +123,14 @@ def _server():
     return process
 
 
-def run_short(*args, devices=1, cwd=ROOT):
-    """Runs the program as `run` does, without the seconds that imports take."""
+def run_short(*args, devices=1, cwd=ROOT, variables=None):
+    """Runs the program as `run` does, without the seconds that imports take.
+
+    Environment variables can be added, except those that JAX reads when it is imported.
+    """
     with tempfile.NamedTemporaryFile("r") as stdout, tempfile.NamedTemporaryFile("r") as stderr:
-        changes = {"XLA_FLAGS": environment(devices)["XLA_FLAGS"]}
+        values = environment(devices) | (variables or {})
+        changes = {k: v for k, v in values.items() if ENVIRONMENT.get(k) != v}
         order = [str(ROOT / "main.py"), args, str(cwd), changes, stdout.name, stderr.name]
         server = _server()
         print(json.dumps(order), file=server.stdin, flush=True)

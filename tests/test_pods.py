@@ -124,13 +124,11 @@ def test_two_slices_of_the_jobset_stop_and_go_on_in_a_bucket(jobset, bucket):
                 if line.startswith("step"):
                     break
             processes[1].send_signal(signal.SIGTERM)  # Kubernetes signals every pod; one is enough
-            texts = [process.communicate(timeout=300) for process in processes]
+            ends = program.finish(processes)
         finally:
-            for process in processes:
-                process.kill()
-    statuses = [process.returncode for process in processes]
-    assert statuses == [RunConfig().preemption_status] * 2, texts
-    step = int(re.search(r"resume from step (\d+)", texts[0][0])[1])
+            program.end(processes)
+    assert [status for status, *_ in ends] == [RunConfig().preemption_status] * 2, ends
+    step = int(re.search(r"resume from step (\d+)", ends[0][1])[1])
     assert 0 < step < 1000
 
     with tpu_hosts.slices_on_gke() as environments:

@@ -29,14 +29,7 @@ def start(environment, *args):
 
 def run(environments, *args):
     """Runs the same command in each environment; returns status, output and errors of each."""
-    processes = [start(environment, *args) for environment in environments]
-    try:
-        texts = [process.communicate(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
+    return program.finish([start(environment, *args) for environment in environments])
 
 
 def gke(port, **variables):

@@ -5,7 +5,8 @@ TPUs need libtpu (the `tpu` extra), GPUs the CUDA plugins of JAX (the `cuda` ext
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -28,7 +29,7 @@ _LIBTPU_ENVIRONMENT = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans may run at a time
 }
-"""Environment in which libtpu loads without a TPU."""
+"""Environment in which libtpu loads without a TPU, and a child process would not find its own."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,6 @@ def compile_target(topology: str) -> CompileTarget:
 def _tpu_target(topology: Topology) -> CompileTarget:
     if not _is_installed("libtpu"):
         raise UserError("a plan for TPUs needs libtpu: pip install 'gsto-jax[tpu]'")
-    os.environ.update(_LIBTPU_ENVIRONMENT)  # JAX has set values that log warnings by now
     schedule_dir, chip = Path(_make_schedule_dir().name), TPUS[topology.chip]
     options: dict[str, Any] = {"topology_name": topology.slice_name, "platform": "tpu"}
     if topology.num_slices > 1:
@@ -72,8 +72,10 @@ def _tpu_target(topology: Topology) -> CompileTarget:
         options["chip_config_name"] = chip.chip_config
     if math.prod(topology.grid) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)  # libtpu's default is a host of 2x2
+    with _libtpu_environment(schedule_dir):
+        mesh = _topology_mesh(topology, "libtpu", options)
     return CompileTarget(
-        mesh=_topology_mesh(topology, "libtpu", options),
+        mesh=mesh,
         memory=chip.memory * 2**30,
         bytes_per_cycle=chip.bandwidth / chip.clock,
         schedule_dir=schedule_dir,
@@ -82,16 +84,30 @@ def _tpu_target(topology: Topology) -> CompileTarget:
 
 @cache
 def _make_schedule_dir() -> TemporaryDirectory:
-    """Creates a folder and sets it in the flags of libtpu, which reads them once per process."""
-    folder = TemporaryDirectory(prefix="gsto_plan_")
+    """Creates the folder of kernel schedules: one per process, as libtpu reads its flags once."""
+    return TemporaryDirectory(prefix="gsto_plan_")
+
+
+@contextmanager
+def _libtpu_environment(schedule_dir: Path) -> Iterator[None]:
+    """Sets environment and flags of libtpu, and restores what child processes would inherit."""
     flags = (
         os.environ.get("LIBTPU_INIT_ARGS", ""),
-        f"--xla_jf_dump_to={folder.name}",
+        f"--xla_jf_dump_to={schedule_dir}",
         "--xla_jf_dump_llo_text=true",
         f"--xla_jf_dump_llo_pass_label_regex=^{DUMP_LABEL}",
     )
-    os.environ["LIBTPU_INIT_ARGS"] = " ".join(filter(None, flags))
-    return folder
+    changes = _LIBTPU_ENVIRONMENT | {"LIBTPU_INIT_ARGS": " ".join(filter(None, flags))}
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)  # JAX has set values that log warnings by now
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _gpu_target(topology: Topology) -> CompileTarget:

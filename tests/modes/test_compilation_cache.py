@@ -63,13 +63,9 @@ def start_two(folder, *more):
                 text=True,
             )
         )
-    try:
-        ends = [(process.communicate(timeout=600), process.returncode) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [status for _, status in ends] == [0, 0], ends
-    counts = [re.search(r"^compiled (\d+) of (\d+)$", out, re.MULTILINE) for (out, _), _ in ends]
+    ends = program.finish(started)
+    assert [status for status, *_ in ends] == [0, 0], ends
+    counts = [re.search(r"^compiled (\d+) of (\d+)$", out, re.MULTILINE) for _, out, _ in ends]
     return [tuple(map(int, count.groups())) for count in counts]
 
 

@@ -10,7 +10,7 @@ import cv2
 import pytest
 
 from tests.data_pipelines.downloads_trees import coco_files, image_bytes
-from tests.program import run
+from tests.program import run_short
 
 CONFIG = "--config=configs/lsp_pose_w18s.py"
 SMALL = (
@@ -64,25 +64,25 @@ def test_from_downloads_to_a_submission(tmp_path):
     downloads, work = tmp_path / "downloads", tmp_path / "run"
     write_downloads(downloads)
     data = f"--config.data.root={tmp_path / 'sets'}"
-    prepared = run("--mode=prepare", CONFIG, data, f"--source={downloads}", "--partial")
+    prepared = run_short("--mode=prepare", CONFIG, data, f"--source={downloads}", "--partial")
     assert prepared.returncode == 0, prepared.stderr
     assert "persons are category 'person' (id 0); left out: 1 of 'dog' (id 1)" in prepared.stdout
-    kept = run("--mode=prepare", CONFIG, data, f"--source={tmp_path}", "--partial")
+    kept = run_short("--mode=prepare", CONFIG, data, f"--source={tmp_path}", "--partial")
     assert f"is kept as it was built from {downloads} (train 3, val 1" in kept.stdout, kept.stderr
-    trained = run(CONFIG, data, *SMALL, *TRAIN, f"--workdir={work}")
+    trained = run_short(CONFIG, data, *SMALL, *TRAIN, f"--workdir={work}")
     assert trained.returncode == 0, trained.stderr
     assert "4 steps of 2 from 3 persons" in trained.stdout
     assert re.search(r"AP [\d.]+ \(ground-truth boxes\)", trained.stdout)
     assert "true joints, encoded" in trained.stdout
-    again = run("--mode=eval", CONFIG, data, *SMALL, f"--workdir={work}")
+    again = run_short("--mode=eval", CONFIG, data, *SMALL, f"--workdir={work}")
     pattern = re.compile(r"AP [\d.]+ \(")
     assert pattern.search(again.stdout)[0] == pattern.search(trained.stdout)[0]
 
     detections = f"--config.data.keypoints.detections={downloads / 'boxes.json'}"
     args = (CONFIG, data, *SMALL, detections, f"--workdir={work}")
-    detected = run("--mode=eval", *args)
+    detected = run_short("--mode=eval", *args)
     assert "2 persons in 2 images, detector boxes boxes.json" in detected.stdout, detected.stderr
-    sent = run("--mode=submit", *args)
+    sent = run_short("--mode=submit", *args)
     assert sent.returncode == 0, sent.stderr
     path = work / "person_keypoints_test-dev2017_lsp_pose_w18s_results.zip"
     assert f"submission  {path}" in sent.stdout
@@ -92,14 +92,14 @@ def test_from_downloads_to_a_submission(tmp_path):
     assert {pose["category_id"] for pose in poses} == {0}
     saved = json.loads((work / "eval-val" / "results.json").read_text())
     assert {pose["image_id"] for pose in saved} == {FIRST + 11, FIRST + 12}
-    assert run("--mode=submit", CONFIG, data, *SMALL, f"--workdir={work}").returncode == 2
+    assert run_short("--mode=submit", CONFIG, data, *SMALL, f"--workdir={work}").returncode == 2
 
     image = downloads / "val2017" / f"{11:012d}.jpg"
     boxes = tmp_path / "by_image.json"
     boxes.write_text(json.dumps({image.name: [[1, 2, 30, 30], [20, 5, 30, 30]]}))
     out = f"--output={tmp_path / 'out'}"
     named = (f"--checkpoint={work}", out, "--save=overlay,heatmaps,branches,gates")
-    predicted = run("--mode=predict", *named, f"--boxes={boxes}", str(image))
+    predicted = run_short("--mode=predict", *named, f"--boxes={boxes}", str(image))
     assert predicted.returncode == 0, predicted.stderr
     persons = json.loads((tmp_path / "out" / "poses.json").read_text())
     assert [len(rows) for rows in persons.values()] == [2]
@@ -110,11 +110,11 @@ def test_from_downloads_to_a_submission(tmp_path):
     overlay = cv2.imread(str(tmp_path / "out" / "overlay" / f"{11:012d}.jpg"))
     assert overlay.shape == (40, 60, 3)
     other = image.with_name(f"{12:012d}.jpg")
-    outside = run("--mode=predict", *named, "--boxes=70,5,20,30", str(other))
+    outside = run_short("--mode=predict", *named, "--boxes=70,5,20,30", str(other))
     assert outside.returncode == 1 and "must overlap the image of 60x40 pixels" in outside.stderr
-    lost = run("--mode=predict", *named, f"--boxes={boxes}", str(other))
+    lost = run_short("--mode=predict", *named, f"--boxes={boxes}", str(other))
     assert (lost.returncode, "has no boxes of" in lost.stderr) == (1, True)
-    whole = run("--mode=predict", *named, str(other))
+    whole = run_short("--mode=predict", *named, str(other))
     assert whole.returncode == 0, whole.stderr
     assert len(json.loads((tmp_path / "out" / "poses.json").read_text())) == 2
     for flags, message in (
@@ -123,11 +123,11 @@ def test_from_downloads_to_a_submission(tmp_path):
         (["--boxes=1,2"], "--boxes must be x,y,w,h"),
         (["--config.pose.sigma=2.0"], "fixed by the checkpoint"),
     ):
-        result = run("--mode=predict", f"--checkpoint={work}", out, *flags, str(other))
+        result = run_short("--mode=predict", f"--checkpoint={work}", out, *flags, str(other))
         assert (result.returncode, message in result.stderr) == (2, True), result.stderr
-    page = run("--mode=report", f"--workdir={work}")
+    page = run_short("--mode=report", f"--workdir={work}")
     assert page.returncode == 0, page.stderr
-    exported = run("--mode=export", f"--checkpoint={work}", out)
+    exported = run_short("--mode=export", f"--checkpoint={work}", out)
     assert "only segmentation networks can be exported" in exported.stderr
 
 
@@ -144,7 +144,7 @@ def test_real_persons_and_a_detectors_boxes(tmp_path):
 
     source = Path(os.environ["GSTO_DATA"]) / "coco_kp"
     data = f"--config.data.root={tmp_path}"
-    prepared = run("--mode=prepare", CONFIG, data, f"--source={source}", "--partial")
+    prepared = run_short("--mode=prepare", CONFIG, data, f"--source={source}", "--partial")
     assert prepared.returncode == 0, prepared.stderr
     config = lsp_pose_w18s.get_config()
     config.data.root = str(tmp_path)
@@ -162,6 +162,6 @@ def test_real_persons_and_a_detectors_boxes(tmp_path):
     (boxes,) = (source / "person_detection_results").glob("*.json")
     detections = f"--config.data.keypoints.detections={boxes}"
     work = f"--workdir={tmp_path / 'run'}"
-    trained = run(CONFIG, data, *SMALL, *TRAIN, detections, work)
+    trained = run_short(CONFIG, data, *SMALL, *TRAIN, detections, work)
     assert trained.returncode == 0, trained.stderr
     assert f"118 persons in 4 images, detector boxes {boxes.name}" in trained.stdout

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 
-from configs import quickstart
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.runs import checkpoint
 from gsto_jax.runs.tasks import task_from_config
@@ -25,6 +24,7 @@ STEPS = 8
 def command(workdir, *more):
     return [
         "--config=configs/quickstart.py:runlocal",
+        "--config.model.variant=resnet_mini",
         f"--workdir={workdir}",
         f"--config.train.steps={STEPS}",
         "--config.train.batch_size=4",
@@ -43,19 +43,15 @@ def start(*args, devices=2):
 
 
 def run(*args, devices=2):
-    return program.run(*args, devices=devices)
+    return program.run_short(*args, devices=devices)
 
 
 def final_state(workdir, step=STEPS):
     """Arrays of a checkpoint of a run."""
-    config = quickstart.get_config("runlocal")
-    config.optim.ema_decay = 0.5
-    values = json.loads(config.to_json())
-    task = task_from_config(values)
-    mesh = make_mesh(jax.devices()[:1])
     folder = workdir / "checkpoints" / str(step)
     record = checkpoint.read_record(folder)
     assert record["data"] == {"batches": step}
+    task, mesh = task_from_config(record["config"]), make_mesh(jax.devices()[:1])
     return jax.device_get(checkpoint.read_state(folder, task, mesh))
 
 
@@ -127,11 +123,11 @@ def test_killed_at_random_moments(tmp_path, undisturbed, devices, workers):
     for n in range(4):
         process = start(*args, devices=devices)
         if n % 2:  # anywhere: set-up, restoring, steps, saving, evaluating
-            time.sleep(rng.uniform(0, 15))
+            time.sleep(rng.uniform(0, 10))
             process.kill()
             text, _ = process.communicate()
         else:
-            text, _ = disturb(process, rng.uniform(0, 2), signal.SIGKILL)
+            text, _ = disturb(process, rng.uniform(0, 1), signal.SIGKILL)
         output += text
         ends.append(process.returncode)
     assert ends[0] == -signal.SIGKILL, "no kill came in time"

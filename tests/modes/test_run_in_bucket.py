@@ -46,8 +46,8 @@ def start_two(workdir):
 
 
 def finish(processes):
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    return [process.returncode for process in processes], outputs
+    codes, outputs, _ = zip(*program.finish(processes), strict=True)
+    return list(codes), outputs
 
 
 def await_save(folder, processes):

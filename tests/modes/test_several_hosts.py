@@ -1,6 +1,6 @@
 """Several processes give the results of one, even if any of them is killed."""
 
-import json
+import functools
 import os
 import re
 import shutil
@@ -14,7 +14,6 @@ import jax
 import numpy as np
 import pytest
 
-from configs import quickstart
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.runs import checkpoint
 from gsto_jax.runs.tasks import task_from_config
@@ -32,6 +31,9 @@ SETTINGS = (
     "--config.run.stop_at=3",
     "--config.model.dtype=float64",
 )
+SMALL = "--config.model.variant=resnet_mini"
+GATED = "--config.model.variant=mini"
+"""Networks: the second has the gates, and compiles for longer."""
 
 
 PATIENT = """
@@ -70,15 +72,12 @@ def together(commands, devices):
     try:
         yield processes
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+        program.end(processes)
 
 
 def by_one(workdir, *more, devices=1):
-    process = start(devices, command(workdir, *more))
-    out, errors = process.communicate(timeout=900)
-    assert process.returncode == 0, errors
+    ((status, out, errors),) = program.finish([start(devices, command(workdir, *more))])
+    assert status == 0, errors
     return out
 
 
@@ -112,20 +111,16 @@ def by_several(workdir, *more, count=2, devices=2, kill=None, tell=None):
             output = read_until(processes[0], "workdir")
             processes[tell].terminate()
         # Two minutes is what whoever is left may take to see it.
-        limit = 900 if kill is None else 120
-        texts = [process.communicate(timeout=limit) for process in processes]
-    codes = [process.returncode for process in processes]
-    return codes, [output + texts[0][0], *(out for out, _ in texts[1:])], [x for _, x in texts]
+        ends = program.finish(processes, timeout=300 if kill is None else 120)
+    codes, outputs, errors = map(list, zip(*ends, strict=True))
+    return codes, [output + outputs[0], *outputs[1:]], errors
 
 
 def final_state(workdir):
-    config = quickstart.get_config("runlocal")
-    config.model.dtype = "float64"
-    values = json.loads(config.to_json())
+    folder = workdir / "checkpoints" / "3"
     with jax.enable_x64(True):
-        task = task_from_config(values)
-        mesh = make_mesh(jax.devices()[:1])
-        state = checkpoint.read_state(workdir / "checkpoints" / "3", task, mesh)
+        task = task_from_config(checkpoint.read_record(folder)["config"])
+        state = checkpoint.read_state(folder, task, make_mesh(jax.devices()[:1]))
         return jax.tree.map(np.asarray, state)
 
 
@@ -138,34 +133,41 @@ def assert_same_run(workdir, other):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """Returns a run by one process on one device."""
-    workdir = tmp_path_factory.mktemp("alone")
-    by_one(workdir)
-    return workdir
+    """Returns the run of a network by one process on one device."""
+
+    @functools.cache
+    def train(network):
+        workdir = tmp_path_factory.mktemp("alone")
+        by_one(workdir, network)
+        return workdir
+
+    return train
 
 
 @pytest.mark.parametrize(
-    ("count", "devices", "more"),
+    ("count", "devices", "network", "more"),
     [
-        (2, 2, ()),
-        (4, 1, ()),
-        (2, 2, ("--config.parallel.spatial_shards=2", "--config.parallel.shard_parameters=true")),
+        (4, 1, SMALL, ()),
+        (
+            *(2, 2, GATED),
+            ("--config.parallel.spatial_shards=2", "--config.parallel.shard_parameters=true"),
+        ),
     ],
 )
-def test_several_processes_train_as_one(tmp_path, alone, count, devices, more):
-    codes, outs, errors = by_several(tmp_path, *more, count=count, devices=devices)
+def test_several_processes_train_as_one(tmp_path, alone, count, devices, network, more):
+    codes, outs, errors = by_several(tmp_path, network, *more, count=count, devices=devices)
     assert codes == [0] * count, errors
     assert len(re.findall(r"^step ", outs[0], re.MULTILINE)) == 3
     assert not any("step " in out for out in outs[1:]), "only process 0 reports"
-    assert_same_run(tmp_path, alone)
+    assert_same_run(tmp_path, alone(network))
 
 
 def test_several_processes_evaluate_as_one(tmp_path, alone):
     """Two processes with four devices evaluate the checkpoint of one, for several batch sizes."""
-    shutil.copytree(alone, tmp_path / "run")
+    shutil.copytree(alone(SMALL), tmp_path / "run")
     tables = []
     for run in (by_one, by_several):
-        result = run(tmp_path / "run", "--mode=eval", "--config.eval.batch_size=3")
+        result = run(tmp_path / "run", SMALL, "--mode=eval", "--config.eval.batch_size=3")
         assert run is by_one or result[0] == [0, 0], result
         (path,) = (tmp_path / "run").glob("eval-val*/scores.csv")
         tables.append(path.read_text())
@@ -176,35 +178,35 @@ def test_several_processes_evaluate_as_one(tmp_path, alone):
 @pytest.mark.parametrize("kill", [0, 1])
 def test_killed_process_ends_the_other_and_both_resume(tmp_path, alone, kill):
     """The run is resumed by two processes, or by one with another number of devices."""
-    codes, _, errors = by_several(tmp_path, kill=kill)
+    codes, _, errors = by_several(tmp_path, SMALL, kill=kill)
     assert codes[kill] == -9
     assert codes[1 - kill] in (42, -6), "a message and an end of its own"
     assert re.search("is gone|the leader task was preempted", errors[1 - kill]), errors
     if kill:
-        text = by_one(tmp_path)
+        text = by_one(tmp_path, SMALL)
     else:
-        codes, (text, _), errors = by_several(tmp_path)
+        codes, (text, _), errors = by_several(tmp_path, SMALL)
         assert codes == [0, 0], errors
     (begun,) = re.findall(r"resuming from step (\d)", text)
     assert len(re.findall(r"^step ", text, re.MULTILINE)) == 3 - int(begun) < 3
-    assert_same_run(tmp_path, alone)
+    assert_same_run(tmp_path, alone(SMALL))
 
 
 def test_signal_to_one_process_saves_a_resumable_checkpoint(tmp_path, alone):
     """After a preemption of two processes, one process with two devices resumes."""
     rare = "--config.run.checkpoint_every=1000"
-    codes, (text, _), errors = by_several(tmp_path, rare, devices=1, tell=1)
+    codes, (text, _), errors = by_several(tmp_path, GATED, rare, devices=1, tell=1)
     assert codes == [42, 42], errors
     (step,) = re.findall(rf"SIGTERM of process 1 \({socket.gethostname()}\): .*step (\d)", text)
     assert checkpoint.list_steps(tmp_path / "checkpoints") == [int(step)] and 1 <= int(step) < 3
-    assert f"resuming from step {step}" in by_one(tmp_path, devices=2)
-    assert_same_run(tmp_path, alone)
+    assert f"resuming from step {step}" in by_one(tmp_path, GATED, devices=2)
+    assert_same_run(tmp_path, alone(GATED))
 
 
 def two_that_differ(first, second):
     """Errors and status of two processes that the same run was meant to have."""
     with together([first, second], devices=1) as processes:
-        return [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
+        return [(errors, status) for status, _, errors in program.finish(processes, timeout=120)]
 
 
 def assert_both_say(ends, message):

@@ -101,7 +101,7 @@ def test_the_program_plans_with_its_compiler(tmp_path):
     assert "train step of 4 x 96x128 per 2 chips in float32, on v5e:2x2" in train
     for kind in ("collective-permute", "all-gather", "all-reduce"):
         assert re.search(rf"│ {kind} ", train), (kind, train)
-    assert re.search(r"peak memory .* of 16 GiB, fits", evaluation)
+    assert re.search(r"memory of a chip +│ +[\d.]+ of 16 GiB: fits", evaluation)
     assert "libtpu 0" in result.stdout
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan["topology"] == "v5e:2x2" and plan["steps"]["train"]["batch_size"] == 8

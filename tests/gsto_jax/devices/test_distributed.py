@@ -47,13 +47,7 @@ def play(scenario, count, launcher=None):
         )
         for index in range(count)
     ]
-    try:
-        texts = [process.communicate(timeout=500) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    return [(process.returncode, *text) for process, text in zip(started, texts, strict=True)]
+    return program.finish(started)
 
 
 def test_a_barrier_deletes_the_broadcasts_before_it(monkeypatch):

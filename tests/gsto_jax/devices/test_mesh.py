@@ -1,15 +1,14 @@
 """The data axis follows the processes, whatever order and slices the devices have."""
 
-import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from jax.experimental import mesh_utils, topologies
+from jax.experimental import mesh_utils
 
 from gsto_jax import UserError
 from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.plan.targets import compile_target
 
 
 @dataclass(frozen=True)
@@ -45,29 +44,14 @@ def test_processes_follow_each_other(seed):
         make_mesh(devices, spatial_shards=4)
 
 
-@pytest.fixture
-def tpu_devices(monkeypatch):
-    """Returns the devices of one or several v5e slices of 4x4 chips, which need not be present."""
-    if folder := os.environ.get("GSTO_LIBTPU"):
-        monkeypatch.syspath_prepend(folder)
-    if find_spec("libtpu") is None:
-        pytest.skip("libtpu is not installed, and GSTO_LIBTPU names no folder that holds it")
-    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
-    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
-    monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-
-    def devices(**options):
-        return topologies.get_topology_desc(
-            platform="tpu", topology_name="v5e:4x4", **options
-        ).devices
-
-    return devices
+def tpu_devices(topology):
+    """Returns the devices of TPU slices, which need not be present, in the order of their ids."""
+    return sorted(compile_target(topology).mesh.devices.flat, key=lambda device: device.id)
 
 
 @pytest.mark.slow
-def test_slice_whose_links_do_not_follow_its_processes(tpu_devices):
-    devices = tpu_devices()
+def test_slice_whose_links_do_not_follow_its_processes(libtpu):
+    devices = tpu_devices("v5e:4x4")
     along_links = mesh_utils.create_device_mesh((16,), devices, allow_split_physical_axes=True)
     processes = [device.process_index for device in along_links]
     assert processes != sorted(processes)
@@ -80,8 +64,8 @@ def test_slice_whose_links_do_not_follow_its_processes(tpu_devices):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spatial_shards", [1, 2, 4])
-def test_data_spans_slices_and_space_stays_in_a_host(tpu_devices, spatial_shards):
-    mesh = make_mesh(tpu_devices(num_slices=2), spatial_shards)
+def test_data_spans_slices_and_space_stays_in_a_host(libtpu, spatial_shards):
+    mesh = make_mesh(tpu_devices("v5e:4x4*2"), spatial_shards)
     assert mesh.shape["data"] == 32 // spatial_shards
     assert np.ravel(indices(mesh, "slice_index")).tolist() == [0] * 16 + [1] * 16
     assert np.ravel(indices(mesh)).tolist() == np.repeat(np.arange(8), 4).tolist()

@@ -32,13 +32,8 @@ def processes(folder, cases, count, devices):
         )
         for index, path in enumerate(paths)
     ]
-    try:
-        ends = [(process.communicate(timeout=500)[1], process.returncode) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()
-    assert not any(code for _, code in ends), "\n".join(errors for errors, _ in ends)
+    ends = program.finish(started)
+    assert not any(status for status, *_ in ends), "\n".join(errors for *_, errors in ends)
     merged = [{} for _ in cases]
     for path in paths:
         with np.load(path) as results:

@@ -4,7 +4,6 @@ import math
 import os
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from types import SimpleNamespace
 
 import jax
@@ -814,11 +813,7 @@ def test_another_configuration_gets_the_same_flags(monkeypatch):
 
 
 @pytest.fixture
-def one_tpu(monkeypatch):
-    if folder := os.environ.get("GSTO_LIBTPU"):
-        monkeypatch.syspath_prepend(folder)
-    if find_spec("libtpu") is None:
-        pytest.skip("libtpu is not installed, and GSTO_LIBTPU names no folder that holds it")
+def one_tpu(libtpu):
     target = compile_target("v5e:2x2")
     return replace(target, mesh=make_mesh(list(target.mesh.devices.flat[:1])))
 
@@ -852,6 +847,13 @@ def test_bytes_match_xla_for_tpus(one_tpu):
     assert any(x.opcode == "slice-start" for x, _ in program.executions())
     accessed = total(costs.bytes_accessed, program)
     assert accessed == pytest.approx(compiled.cost_analysis()["bytes accessed"], rel=0.001)
+
+
+@pytest.mark.slow
+def test_compilers_leave_no_environment_to_child_processes(libtpu):
+    before = dict(os.environ)
+    compile_target("v5e:4x4*2")
+    assert dict(os.environ) == before
 
 
 @pytest.mark.slow

@@ -259,7 +259,7 @@ def test_two_processes_equal_one(tmp_path):
         )
         for index in (0, 1)
     ]
-    assert [process.wait(timeout=300) for process in started] == [0, 0]
+    assert [status for status, *_ in program.finish(started)] == [0, 0]
     alone = pose_process.evaluate(ONE, 0, 1, folders[0]).record
     one, two = (pose_folder.read_evaluation(folder) for folder in folders)
     ours, theirs = ({k: v for k, v in x.record.items() if k != "seconds"} for x in (one, two))

@@ -70,7 +70,7 @@ def test_scores_are_gathered_over_processes(tmp_path):
         )
         for n, file in enumerate(files)
     ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert [status for status, *_ in program.finish(processes)] == [0, 0]
     assert [file.read_text() for file in files] == [str(persons())] * 2
 
 
