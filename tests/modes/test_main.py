@@ -328,7 +328,7 @@ def test_predict(tmp_path):
 @pytest.mark.slow
 def test_export_report_and_the_best_checkpoint(tmp_path):
     workdir = tmp_path / "run"
-    args = ["--config=configs/quickstart.py:runlocal", "--config.model.variant=mini"]
+    args = ["--config=configs/quickstart.py:runlocal", "--config.model.variant=resnet_mini"]
     trained = run_short(*args, f"--workdir={workdir}", "--config.train.steps=1")
     assert trained.returncode == 0, trained.stderr
     checkpoint = f"--checkpoint={workdir}"
@@ -418,7 +418,8 @@ def test_from_the_downloads_to_a_trained_network(tmp_path):
     audited = run_short("--mode=audit", *args)
     assert audited.returncode == 0, audited.stderr
     assert "trainval: 8 labels, 0 problems" in audited.stdout
-    small = ["--config.model.variant=mini", "--config.data.workers=1", f"--workdir={tmp_path}/run"]
+    small = ["--config.model.variant=resnet_mini", "--config.data.workers=1"]
+    small.append(f"--workdir={tmp_path}/run")
     result = run_short(*args, *small, "--config.eval.scales=(0.5,1.0)", "--config.eval.flip=True")
     assert result.returncode == 0, result.stderr
     assert "4 steps of 2 from 8 images" in result.stdout

@@ -107,7 +107,7 @@ def test_trace_file_is_written(tmp_path):
 @pytest.mark.slow
 def test_profiling_does_not_change_training(tmp_path, monkeypatch):
     """Results are bit-identical with traces of steps 2, 3 and, by a signal, the last step."""
-    task, mesh = make_task(5, variant="mini"), make_mesh(jax.devices()[:2])
+    task, mesh = make_task(5), make_mesh(jax.devices()[:2])
     step = loop.CompiledTrainStep(task, mesh)  # compiles once for both runs
     monkeypatch.setattr(loop, "CompiledTrainStep", lambda task, mesh: step)
 

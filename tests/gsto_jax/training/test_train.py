@@ -15,12 +15,12 @@ from gsto_jax.runs.checkpoint import Checkpoints, load_latest
 from gsto_jax.segmentation.evaluate import evaluate
 from gsto_jax.training.loop import Hooks, fit
 from gsto_jax.training.task import initial_state, normalize, train_step
-from tests.gsto_jax.small_task import MEAN, STD, batches, make_task, values
+from tests.gsto_jax.small_task import FAST, MEAN, STD, batches, make_task, values
 
 
 @pytest.mark.slow
 def test_one_device_equals_four(x64):
-    task = make_task(3, variant="mini", dtype="float64")
+    task = make_task(3, **FAST, dtype="float64")
     states, losses = [], []
     for devices in (jax.devices()[:1], jax.devices()[:4]):
         mesh = make_mesh(devices)
@@ -166,7 +166,7 @@ def test_accumulated_gradients_equal_whole_batch(x64):
     pair["label"] = pair["label"].copy()
     pair["label"][::2, 20:] = 255
     sections, weights = {"loss": {"class_weights": True}}, (1.0, 2.0, 0.5)
-    model = {"variant": "mini", "dtype": "float64"}
+    model = FAST | {"dtype": "float64"}
     whole = make_task(2, sections, weights, **model)
     parts = make_task(2, sections | {"train": {"grad_accum_steps": 2}}, weights, **model)
     (one, left), (two, right) = one_step(whole, pair), one_step(parts, pair)
@@ -176,7 +176,7 @@ def test_accumulated_gradients_equal_whole_batch(x64):
     for x, y in zip(*map(jax.tree.leaves, (one.params, two.params)), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-10)
     # BN moves once a part, by the statistics of the part.
-    means = [s.batch_stats["stem1"]["bn"]["mean"] for s in (one, two)]
+    means = [s.batch_stats["stem"]["bn"]["mean"] for s in (one, two)]
     # One update keeps 1/10 of the start, which is 0, a second one 2/11 of the first.
     np.testing.assert_allclose(means[0] / 0.9 * (2 / 11 * 0.9 + 9 / 11), means[1], rtol=1e-6)
 
@@ -199,19 +199,19 @@ def test_accumulated_ohem():
 
 @pytest.mark.slow
 def test_bfloat16_computes_with_float32_parameters_statistics_and_loss():
-    task = make_task(2, variant="mini", dtype="bfloat16")
+    task = make_task(2, **FAST, dtype="bfloat16")
     assert {str(x.dtype) for x in jax.tree.leaves(task.abstract_state)} == {"float32", "int32"}
     outputs = jax.eval_shape(
         lambda v: task.model.apply(v, jnp.zeros((1, 64, 64, 3))), task.abstract_state.variables
     )
     assert outputs.logits.dtype == jnp.bfloat16
     state, scalars = one_step(task, next(batches()))
-    exact, expected = one_step(make_task(2, variant="mini"), next(batches()))
+    exact, expected = one_step(make_task(2), next(batches()))
     assert {str(x.dtype) for x in jax.tree.leaves(state.batch_stats)} == {"float32"}
     assert scalars["loss"].dtype == np.float32
     assert scalars["loss"] == pytest.approx(expected["loss"], rel=0.05)
     assert scalars["loss"] != expected["loss"]
-    mean, wide = (s.batch_stats["stem1"]["bn"]["mean"] for s in (state, exact))
+    mean, wide = (s.batch_stats["stem"]["bn"]["mean"] for s in (state, exact))
     np.testing.assert_allclose(mean, wide, atol=0.02 * np.abs(wide).max())
 
 
