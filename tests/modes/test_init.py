@@ -127,7 +127,7 @@ def test_the_printed_commands_train_and_evaluate(layout, tmp_path):
     ]
     assert len(commands) == 2 + (layout == "labelme")
     commands[-1] += ["--config.train.steps=2", "--config.run.trackers=()"]
-    commands[-1] += ["--config.model.variant=mini", f"--workdir={tmp_path}/run"]
+    commands[-1] += ["--config.model.variant=resnet_mini", f"--workdir={tmp_path}/run"]
     for command in commands:
         result = run_short(*command)
         assert result.returncode == 0, result.stderr

@@ -256,7 +256,7 @@ def test_sigterm_while_compiling(tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_while_training_saves(tmp_path):
-    process = program.start(*command(tmp_path))
+    process = program.start(*command(tmp_path, "--config.model.variant=resnet_mini"))
     for line in process.stdout:
         if re.match(r"step +2/", line):
             break

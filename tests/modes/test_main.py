@@ -14,6 +14,7 @@ from data_pipelines import CITYSCAPES
 from gsto_jax.evaluation.folder import sample_pngs
 from gsto_jax.segmentation import results
 from tests.data_pipelines import downloads_trees
+from tests.gsto_jax import saved_runs
 from tests.program import run, run_short
 
 LABEL = np.zeros((40, 60), np.uint8)
@@ -280,9 +281,7 @@ def test_train_evaluate_and_evaluate_again(tmp_path, word):
 def test_predict(tmp_path):
     """Predicts a folder with two images, a damaged image and a video."""
     workdir, photos, output = tmp_path / "run", tmp_path / "photos", tmp_path / "out"
-    args = ["--config=configs/quickstart.py:runlocal", "--config.model.variant=mini"]
-    trained = run_short(*args, f"--workdir={workdir}", "--config.train.steps=1")
-    assert trained.returncode == 0, trained.stderr
+    saved_runs.save(workdir, saved_runs.config())
     photos.mkdir()
     image = np.random.default_rng(0).integers(0, 255, (75, 101, 3), np.uint8)
     cv2.imwrite(str(photos / "photo.png"), image)
@@ -447,12 +446,13 @@ def test_camvid_runs(tmp_path):
         "--config=configs/camvid_w18s.py:runlocal",
         f"--config.data.root={root}",
         f"--workdir={tmp_path / 'run'}",
-        "--config.model.variant=mini",
+        "--config.model.variant=resnet_mini",
         "--config.eval.sample_images=3",
+        "--config.eval.feature_images=0",
         "--config.data.train_size=0",
         "--config.data.eval_size=0",
     )
     assert result.returncode == 0, result.stderr
     assert "4 steps of 2 from 367 images" in result.stdout
     assert "101 images" in result.stdout
-    assert len(list((tmp_path / "run" / "eval-val").rglob("*.png"))) == 3 + 2 * 2
+    assert len(list((tmp_path / "run" / "eval-val").rglob("*.png"))) == 3

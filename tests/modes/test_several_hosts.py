@@ -1,6 +1,5 @@
 """Several processes give the results of one, even if any of them is killed."""
 
-import functools
 import os
 import re
 import shutil
@@ -30,10 +29,8 @@ SETTINGS = (
     "--config.run.checkpoint_every=1",
     "--config.run.stop_at=3",
     "--config.model.dtype=float64",
+    "--config.model.variant=resnet_mini",
 )
-SMALL = "--config.model.variant=resnet_mini"
-GATED = "--config.model.variant=mini"
-"""Networks: the second has the gates, and compiles for longer."""
 
 
 PATIENT = """
@@ -50,11 +47,13 @@ def command(workdir, *more):
     return [sys.executable, str(program.ROOT / "main.py"), *SETTINGS, f"--workdir={workdir}", *more]
 
 
-def start(devices, args):
+def start(devices, args, kept=True):
+    """Starts a process of a run, with the programs that tests keep compiled or without."""
+    environment = program.environment(devices) | {"JAX_ENABLE_X64": "1"}
     return subprocess.Popen(
         args,
         cwd=program.ROOT,
-        env=program.environment(devices) | {"JAX_ENABLE_X64": "1"},
+        env={k: v for k, v in environment.items() if kept or k not in program.KEPT},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -62,11 +61,11 @@ def start(devices, args):
 
 
 @contextmanager
-def together(commands, devices):
+def together(commands, devices, kept=True):
     """Starts the processes of one run and ends them after the block."""
     place = f"--coordinator=localhost:{program.free_port()}"
     processes = [
-        start(devices, [*args, place, f"--processes={len(commands)}", f"--process={k}"])
+        start(devices, [*args, place, f"--processes={len(commands)}", f"--process={k}"], kept)
         for k, args in enumerate(commands)
     ]
     try:
@@ -100,7 +99,7 @@ def by_several(workdir, *more, count=2, devices=2, kill=None, tell=None):
     output, args = "", command(workdir, *more)
     if tell is not None:
         args = [sys.executable, "-c", PATIENT, *args[1:]]
-    with together([args] * count, devices) as processes:
+    with together([args] * count, devices, kept=tell is None) as processes:
         if kill is not None:
             output = read_until(processes[0], r"step +2/")
             while not (workdir / "checkpoints" / "1").exists():
@@ -133,41 +132,33 @@ def assert_same_run(workdir, other):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """Returns the run of a network by one process on one device."""
-
-    @functools.cache
-    def train(network):
-        workdir = tmp_path_factory.mktemp("alone")
-        by_one(workdir, network)
-        return workdir
-
-    return train
+    """Returns a run by one process on one device."""
+    workdir = tmp_path_factory.mktemp("alone")
+    by_one(workdir)
+    return workdir
 
 
 @pytest.mark.parametrize(
-    ("count", "devices", "network", "more"),
-    [
-        (4, 1, SMALL, ()),
-        (
-            *(2, 2, GATED),
-            ("--config.parallel.spatial_shards=2", "--config.parallel.shard_parameters=true"),
-        ),
+    ("count", "devices", "more"),
+    [  # two processes without more options are killed and resumed below
+        (4, 1, ()),
+        (2, 2, ("--config.parallel.spatial_shards=2", "--config.parallel.shard_parameters=true")),
     ],
 )
-def test_several_processes_train_as_one(tmp_path, alone, count, devices, network, more):
-    codes, outs, errors = by_several(tmp_path, network, *more, count=count, devices=devices)
+def test_several_processes_train_as_one(tmp_path, alone, count, devices, more):
+    codes, outs, errors = by_several(tmp_path, *more, count=count, devices=devices)
     assert codes == [0] * count, errors
     assert len(re.findall(r"^step ", outs[0], re.MULTILINE)) == 3
     assert not any("step " in out for out in outs[1:]), "only process 0 reports"
-    assert_same_run(tmp_path, alone(network))
+    assert_same_run(tmp_path, alone)
 
 
 def test_several_processes_evaluate_as_one(tmp_path, alone):
     """Two processes with four devices evaluate the checkpoint of one, for several batch sizes."""
-    shutil.copytree(alone(SMALL), tmp_path / "run")
+    shutil.copytree(alone, tmp_path / "run")
     tables = []
     for run in (by_one, by_several):
-        result = run(tmp_path / "run", SMALL, "--mode=eval", "--config.eval.batch_size=3")
+        result = run(tmp_path / "run", "--mode=eval", "--config.eval.batch_size=3")
         assert run is by_one or result[0] == [0, 0], result
         (path,) = (tmp_path / "run").glob("eval-val*/scores.csv")
         tables.append(path.read_text())
@@ -178,29 +169,29 @@ def test_several_processes_evaluate_as_one(tmp_path, alone):
 @pytest.mark.parametrize("kill", [0, 1])
 def test_killed_process_ends_the_other_and_both_resume(tmp_path, alone, kill):
     """The run is resumed by two processes, or by one with another number of devices."""
-    codes, _, errors = by_several(tmp_path, SMALL, kill=kill)
+    codes, _, errors = by_several(tmp_path, kill=kill)
     assert codes[kill] == -9
     assert codes[1 - kill] in (42, -6), "a message and an end of its own"
     assert re.search("is gone|the leader task was preempted", errors[1 - kill]), errors
     if kill:
-        text = by_one(tmp_path, SMALL)
+        text = by_one(tmp_path)
     else:
-        codes, (text, _), errors = by_several(tmp_path, SMALL)
+        codes, (text, _), errors = by_several(tmp_path)
         assert codes == [0, 0], errors
     (begun,) = re.findall(r"resuming from step (\d)", text)
     assert len(re.findall(r"^step ", text, re.MULTILINE)) == 3 - int(begun) < 3
-    assert_same_run(tmp_path, alone(SMALL))
+    assert_same_run(tmp_path, alone)
 
 
 def test_signal_to_one_process_saves_a_resumable_checkpoint(tmp_path, alone):
     """After a preemption of two processes, one process with two devices resumes."""
-    rare = "--config.run.checkpoint_every=1000"
-    codes, (text, _), errors = by_several(tmp_path, GATED, rare, devices=1, tell=1)
+    rare = ("--config.run.checkpoint_every=1000", "--config.run.compilation_cache=")
+    codes, (text, _), errors = by_several(tmp_path, *rare, devices=1, tell=1)
     assert codes == [42, 42], errors
     (step,) = re.findall(rf"SIGTERM of process 1 \({socket.gethostname()}\): .*step (\d)", text)
     assert checkpoint.list_steps(tmp_path / "checkpoints") == [int(step)] and 1 <= int(step) < 3
-    assert f"resuming from step {step}" in by_one(tmp_path, GATED, devices=2)
-    assert_same_run(tmp_path, alone(GATED))
+    assert f"resuming from step {step}" in by_one(tmp_path, devices=2)
+    assert_same_run(tmp_path, alone)
 
 
 def two_that_differ(first, second):

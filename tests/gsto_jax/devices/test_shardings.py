@@ -26,9 +26,8 @@ from gsto_jax.ops.spatial_sharding import shard_height
 from gsto_jax.runs.checkpoint import Checkpoints, read_state
 from gsto_jax.segmentation.inference import SegmentationPrograms
 from gsto_jax.segmentation.task import EVAL_INPUTS
-from gsto_jax.training.hyperparameters import step_hyperparameters
 from gsto_jax.training.loop import CompiledTrainStep
-from gsto_jax.training.task import _gradient, initial_state
+from gsto_jax.training.task import initial_state
 from tests.gsto_jax.small_task import batches, make_task
 
 
@@ -178,22 +177,15 @@ def a_batch(rows):
     return batch | cut | {"size": size.astype(np.int32)}
 
 
-def everything(task, mesh, batch):
-    """A step, gradients, losses and maps; and what an evaluation counts and predicts."""
-    state = initial_state(task, mesh)
-    inputs = put_batch({k: batch[k] for k in task.train_inputs}, mesh)
-    values = step_hyperparameters(task, jnp.int32(0))
-    values = replace(values, bn_momentum=values.bn_momentum[0])
-    gradient = jax.jit(on_mesh(partial(_gradient, task.for_mesh(mesh)), mesh))
-    grads, losses, _ = gradient(state.params, state.batch_stats, inputs, values)
-    eval_inputs = put_batch({k: batch[k] for k in EVAL_INPUTS}, mesh)
+def an_evaluation(task, mesh, batch):
+    """Counts, predictions and maps of the initial state."""
+    inputs = put_batch({k: batch[k] for k in EVAL_INPUTS}, mesh)
     eval_step = SegmentationPrograms.for_task(task, mesh).eval_step
-    counts, predictions, maps = eval_step(state.variables, eval_inputs)
-    return (a_step(task, mesh, batch), grads, losses, maps), (counts, predictions)
+    return eval_step(initial_state(task, mesh).variables, inputs)
 
 
 def a_step(task, mesh, batch):
-    """The state after a step, and its scalars."""
+    """The state after a step, whose momentum holds the gradients, and losses."""
     inputs = put_batch({k: batch[k] for k in task.train_inputs}, mesh)
     return CompiledTrainStep(task, mesh)(initial_state(task, mesh), inputs)
 
@@ -207,25 +199,32 @@ def assert_close(result, expected, rtol, share):
         np.testing.assert_allclose(actual, reference, rtol=rtol, atol=atol, err_msg=name)
 
 
+@pytest.fixture(scope="module")
+def step_of_one_device():
+    with jax.enable_x64(True):
+        task, mesh = task_from_config(dtype="float64"), make_mesh(jax.devices()[:1])
+        return jax.device_get(a_step(task, mesh, a_batch(72)))
+
+
 @pytest.mark.slow
-def test_spatial_sharding_equals_one_device(x64):
+def test_spatial_sharding_equals_one_device(x64, step_of_one_device):
     """In float64, so that a wrong row at a seam cannot hide behind rounding; 72 rows are uneven."""
-    batch, one = a_batch(72), make_mesh(jax.devices()[:1])
-    expected, counted = everything(task_from_config(dtype="float64"), one, batch)
-    result, counts = everything(
-        task_from_config(4, dtype="float64"), make_mesh(spatial_shards=4), batch
-    )
-    assert_close(result, expected, 1e-6, 1e-9)
+    batch, mesh = a_batch(72), make_mesh(spatial_shards=4)
+    task = task_from_config(4, dtype="float64")
+    assert_close(a_step(task, mesh, batch), step_of_one_device, 1e-6, 1e-9)
+    whole = task_from_config(dtype="float64")
+    *counted, expected = an_evaluation(whole, make_mesh(jax.devices()[:1]), batch)
+    *counts, maps = an_evaluation(task, mesh, batch)
+    assert_close(maps, expected, 1e-6, 1e-9)
     jax.tree.map(np.testing.assert_array_equal, counts, counted)
 
 
 @pytest.mark.slow
-def test_spatial_and_parameter_sharding_equal_one_device(x64):
+def test_spatial_and_parameter_sharding_equal_one_device(x64, step_of_one_device):
     """The state is split over the two devices that see the same rows."""
-    batch, one = a_batch(64), make_mesh(jax.devices()[:1])
-    expected = a_step(task_from_config(dtype="float64"), one, batch)
     both = task_from_config(2, sharded=True, dtype="float64")
-    assert_close(a_step(both, make_mesh(spatial_shards=2), batch), expected, 1e-6, 1e-9)
+    result = a_step(both, make_mesh(spatial_shards=2), a_batch(72))
+    assert_close(result, step_of_one_device, 1e-6, 1e-9)
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ from gsto_jax.plan.tables import compare_table, plan_table, summary_table
 from gsto_jax.plan.targets import CompileTarget, compile_target
 from modes import command_line
 from tests.gsto_jax.pose_runs import pose_task
-from tests.gsto_jax.small_task import make_task
+from tests.gsto_jax.small_task import FAST, make_task
 
 LENGTH = 16
 
@@ -617,17 +617,23 @@ def test_layer_and_operation_names():
     assert operation_name(make_instruction("")) == "add"
 
 
-@pytest.mark.parametrize("step", [pytest.param("train", marks=pytest.mark.slow), "eval"])
-def test_segmentation_steps(step):
+@pytest.mark.parametrize(
+    ("step", "model", "layers"),
+    [
+        pytest.param("train", FAST, ("encoder", "context", "classifier"), marks=pytest.mark.slow),
+        ("eval", {"variant": "mini"}, ("stem1", "stage4_module0", "head")),
+    ],
+)
+def test_segmentation_steps(step, model, layers):
     """Plans steps for CPUs, where XLA estimates no cycles."""
     chips = CompileTarget(make_mesh(jax.devices()[:2]), memory=2**34)
-    plan = plan_step(make_task(4, variant="mini"), chips, 4, (32, 32), step)
+    plan = plan_step(make_task(4, **model), chips, 4, (32, 32), step)
     assert (plan.batch_size, plan.step) == (4 // chips.mesh.size, step)
     assert plan.flops > 1e6 and plan.bytes_accessed > 1e6 and plan.peak_memory > 1e5
     assert ("all-reduce" in plan.collectives) == (chips.mesh.size > 1)
     names = {layer.name for layer in plan.layers}
-    assert {"stem1", "stage4_module0", "head"} <= names
-    assert ("head backward" in names) == (step == "train")
+    assert {*layers} <= names
+    assert (f"{layers[-1]} backward" in names) == (step == "train")
     assert sum(x.cost.bytes_accessed for x in plan.layers) == plan.cost.bytes_accessed
     assert (plan.queued_bytes > 0) == (step == "train")
 

@@ -176,7 +176,7 @@ def test_accumulated_gradients_equal_whole_batch(x64):
     for x, y in zip(*map(jax.tree.leaves, (one.params, two.params)), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-10)
     # BN moves once a part, by the statistics of the part.
-    means = [s.batch_stats["stem"]["bn"]["mean"] for s in (one, two)]
+    means = [s.batch_stats["encoder"]["stem"]["bn"]["mean"] for s in (one, two)]
     # One update keeps 1/10 of the start, which is 0, a second one 2/11 of the first.
     np.testing.assert_allclose(means[0] / 0.9 * (2 / 11 * 0.9 + 9 / 11), means[1], rtol=1e-6)
 
@@ -211,7 +211,7 @@ def test_bfloat16_computes_with_float32_parameters_statistics_and_loss():
     assert scalars["loss"].dtype == np.float32
     assert scalars["loss"] == pytest.approx(expected["loss"], rel=0.05)
     assert scalars["loss"] != expected["loss"]
-    mean, wide = (s.batch_stats["stem"]["bn"]["mean"] for s in (state, exact))
+    mean, wide = (s.batch_stats["encoder"]["stem"]["bn"]["mean"] for s in (state, exact))
     np.testing.assert_allclose(mean, wide, atol=0.02 * np.abs(wide).max())
 
 
