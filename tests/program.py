@@ -81,7 +81,7 @@ SERVER = """
 import atexit, importlib, json, os, runpy, sys, traceback, warnings
 import absl.app, jax, ml_collections.config_flags, optax, orbax.checkpoint
 sys.path.insert(0, os.getcwd())
-for mode in ("audit", "describe", "eval", "export", "predict", "prepare", "report", "train"):
+for mode in "audit describe eval export predict_checkpoint prepare report train".split():
     importlib.import_module(f"modes.{mode}")
 for line in sys.stdin:
     main, args, cwd, environment, *outputs = json.loads(line)
