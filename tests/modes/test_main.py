@@ -40,7 +40,7 @@ def refused(*args, **kwargs):
         (["--config.nonsense=3"], r"config\.nonsense: .* config\."),
         (["--config=configs/quickstart.py:basline"], "baseline, batch=.*':basline'"),
         (["--config.train.steps=abc"], "--config.train.steps=abc"),
-        (["--mode=evil"], r"predict, report, .*tables; got 'evil'"),
+        (["--mode=evil"], r"predict, .*report, .*tables; got 'evil'"),
         (["evak"], r"--mode .*'evak'.* eval\?"),
         (["--seeds=3", "eval"], "'eval' .*first"),
         (["--config=configs/ablation.py:row=t9"], "row= .*t1-baseline, .*'t9'"),
