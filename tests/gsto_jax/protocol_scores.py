@@ -1,5 +1,7 @@
 """Scores of a one-layer network under a test protocol."""
 
+from functools import lru_cache
+
 import cv2
 import jax
 import jax.numpy as jnp
@@ -22,23 +24,28 @@ def convolution(kernel, bias, stride, x):
     return y + bias.reshape(1, 1, 1, -1)
 
 
+@lru_cache(maxsize=4)
+def view_scores(protocol, apply):
+    """Returns the compiled scores of a view by a network, for `scores_of`."""
+    padding = (np.float32(protocol.pad or MEAN) - MEAN) / STD
+
+    @jax.jit
+    def step(images, view):
+        windows = extract_windows(protocol, jnp.asarray(padding), images, view)
+        return window_scores(protocol, False, [apply(window) for window in windows], view)
+
+    return step
+
+
 def scores_of(protocol, apply, image, padded_shape=None):
     """Computes scores `h w k` of a normalized image `h w 3` on a padded shape."""
     size = image.shape[:2]
     padded_shape = padded_shape or size
     images = np.zeros((1, *padded_shape, 3), np.float32)
     images[0, : size[0], : size[1]] = image
-    padding = jnp.asarray((np.float32(protocol.pad or MEAN) - MEAN) / STD)
-
-    @jax.jit
-    def step(images, view):
-        logits = [apply(window) for window in extract_windows(protocol, padding, images, view)]
-        return window_scores(protocol, False, logits, view)
-
-    total = 0
-    for view in batch_views(protocol, [size], padded_shape, [size]):
-        total = total + step(images, view)
-    return np.asarray(total[0, : size[0], : size[1]])
+    step = view_scores(protocol, apply)
+    views = batch_views(protocol, [size], padded_shape, [size])
+    return sum(np.asarray(step(images, view)) for view in views)[0, : size[0], : size[1]]
 
 
 def image_batch(sizes, padded_shape):

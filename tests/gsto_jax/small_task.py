@@ -10,6 +10,8 @@ from gsto_jax.segmentation.task import SegmentationTask
 
 FAST = {"variant": "resnet_mini"}
 """Model options for tests of whatever surrounds the network: no other compiles as fast."""
+GATED = FAST | {"context_net": {"module": "ppm", "gating": "supervised"}}
+"""As fast a network with gates and two more heads."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

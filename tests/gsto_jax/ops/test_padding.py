@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -54,7 +55,7 @@ def test_edges_are_replicated(size):
     batch = np.zeros((1, 8, 12, 3), np.uint8)
     batch[0, : size[0], : size[1]] = image
     expected = np.pad(image, ((0, 8 - size[0]), (0, 12 - size[1]), (0, 0)), "edge")
-    filled = replicate_edges(jnp.asarray(batch), jnp.array([size]))
+    filled = jax.jit(replicate_edges)(batch, np.array([size]))
     np.testing.assert_array_equal(filled[0], expected)
     for pad, color in (("edge", None), ("mean", MEAN), ("black", (0, 0, 0))):
         task = make_predictor(pad=pad).task
@@ -205,7 +206,7 @@ def test_plain_scores_are_those_of_a_window():
     """The two ways through an evaluation agree at odd sizes."""
     predictor = make_predictor()
     batch = image_batch([(50, 41), (61, 64)], (64, 64))
-    plain, _ = score_step(predictor.trained.task, {}, {k: jnp.asarray(v) for k, v in batch.items()})
+    plain, _ = jax.jit(partial(score_step, predictor.trained.task))({}, batch)
     protocol = replace(predictor.protocol, score="softmax")
     scores = score_batch(predictor.trained.task, protocol, MESH, {}, batch, [(50, 41), (61, 64)])
     for n, (height, width) in enumerate(batch["size"]):

@@ -16,7 +16,7 @@ from gsto_jax.segmentation.protocol import EvalProtocol, window_starts
 from gsto_jax.segmentation.task import eval_step
 from gsto_jax.training.task import initial_state
 from tests.gsto_jax.protocol_scores import MEAN, STD, convolution, image_batch, scores_of
-from tests.gsto_jax.small_task import make_task
+from tests.gsto_jax.small_task import GATED, make_task
 
 SLIDE = {"window": "slide", "crop": (64, 96), "base_size": 160}
 PUBLISHED = {
@@ -119,7 +119,7 @@ def test_scaled_sizes():
 
 @pytest.fixture(scope="module")
 def network():
-    task = make_task(1, variant="mini")
+    task = make_task(1, **GATED)
     return task, initial_state(task, make_mesh(jax.devices()[:1])).variables
 
 
@@ -265,4 +265,4 @@ def test_evaluation_with_sliding_windows(network):
             feature_images=feature_images,
         )
     assert maps[0] == set()
-    assert {"branch/0", "gate/transition2"} <= maps[1]
+    assert {"branch/0", "gate/context/bin1"} <= maps[1]
