@@ -26,12 +26,13 @@ import argparse
 import io
 import json
 import math
+import os
 import signal
 import sys
 import threading
 import time
 from collections import Counter, deque
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ from gsto_jax.predict.programs import Program, find_program, load_program
 
 SOCKET_SECONDS = 20  # that a client may pause
 STOP_SECONDS = 20  # that requests in progress may take after SIGTERM
-MAX_THREADS = 512  # connections above this number are closed
+MORE_THREADS = 32  # beside --queue, for answers about health and refusals
 TEXT = "text/plain"
 
 
@@ -146,9 +147,8 @@ class Batcher:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each connection in a thread of its own."""
+    """Answers connections in threads that stay: many new ones would fragment memory."""
 
-    daemon_threads = True
     request_queue_size = 128  # connections that wait to be accepted
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -157,6 +157,7 @@ class Server(ThreadingHTTPServer):
         self.in_progress, self.is_stopping = 0, False
         self.answers: Counter[int] = Counter()
         self.changed = threading.Condition()
+        self.threads = ThreadPoolExecutor(args.queue + MORE_THREADS)
         super().__init__((args.host, args.port), Handler)
 
     def enter(self) -> bool:
@@ -180,9 +181,9 @@ class Server(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Returns whether a connection is served."""
-        return threading.active_count() < MAX_THREADS
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Passes a connection to a thread."""
+        self.threads.submit(self.process_request_thread, request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Reports a connection that broke."""
@@ -280,6 +281,7 @@ def main() -> None:
     stop.wait()
     server.stop()
     print("stopped", flush=True)
+    os._exit(0)  # idle connections would be waited for
 
 
 if __name__ == "__main__":
