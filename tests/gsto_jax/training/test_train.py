@@ -15,7 +15,7 @@ from gsto_jax.runs.checkpoint import Checkpoints, load_latest
 from gsto_jax.segmentation.evaluate import evaluate
 from gsto_jax.training.loop import Hooks, fit
 from gsto_jax.training.task import initial_state, normalize, train_step
-from tests.gsto_jax.small_task import FAST, MEAN, STD, batches, make_task, values
+from tests.gsto_jax.small_task import FAST, GATED, MEAN, STD, batches, make_task, values
 
 
 @pytest.mark.slow
@@ -41,7 +41,7 @@ def test_one_device_equals_four(x64):
 @pytest.fixture(scope="module")
 def trained():
     """A short run on one device: task, mesh, state, reports."""
-    task = make_task(30, variant="mini")
+    task = make_task(30, **GATED)
     mesh, reports = make_mesh(jax.devices()[:1]), []
     return (
         task,
@@ -58,8 +58,8 @@ def test_a_run_learns_and_reports(trained):
     assert reports[-1].eta == 0
     assert set(reports[0].metrics) == {
         "loss",
-        "loss/stage2",
         "loss/stage3",
+        "loss/context",
         "loss/stage4",
         "learning_rate",
         "gradient_norm",
@@ -76,12 +76,12 @@ def test_a_run_learns_and_reports(trained):
 def test_resumed_run_equals_uninterrupted_run(trained, tmp_path):
     """Bit for bit, through a checkpoint; programs are killed in tests/modes/test_resume.py."""
     _, mesh, whole, reports = trained
-    config = values()
-    part = make_task(30, {"run": {"stop_at": 13}}, variant="mini")
+    config = values(**GATED)
+    part = make_task(30, {"run": {"stop_at": 13}}, **GATED)
     with Checkpoints(tmp_path) as checkpoints:
         hooks = Hooks(save=lambda state: checkpoints.save(state, {"config": config}))
         fit(part, initial_state(part, mesh), batches(), mesh, hooks)
-    task, losses = make_task(30, variant="mini"), []
+    task, losses = make_task(30, **GATED), []
     actual = load_latest(tmp_path, task, mesh)
     assert actual.step == 13
     hooks = Hooks(lambda report: losses.append((report.step, report.metrics["loss"])))
@@ -119,9 +119,8 @@ def test_evaluation_respects_the_mask(trained):
     np.testing.assert_array_equal(result.confusion, expected)
     assert result.confusion.sum() == 7 * 62 * 64
     assert {k: v.shape for k, v in maps.items() if "module" not in k} == {
-        **{f"branch/{n}": (4, 16 >> n, 16 >> n) for n in range(4)},
-        "gate/transition2": (4, 8, 8),
-        "gate/transition3": (4, 4, 4),
+        "branch/0": (4, 8, 8),
+        **{f"gate/context/bin{n}": (4, 8, 8) for n in (1, 2, 3, 6)},
     }
     assert evaluate(task, state.variables, OneSize([batch]), mesh, stop=lambda: True) is None
 
@@ -284,7 +283,7 @@ def test_hooks():
 
 def test_stop_during_evaluation():
     run = {"run": {"log_every": 100, "checkpoint_every": 100, "eval_every": 2}}
-    task, mesh, events = make_task(30, run), make_mesh(jax.devices()[:1]), []
+    task, mesh, events = make_task(30, run, **GATED), make_mesh(jax.devices()[:1]), []
     hooks = Hooks(
         save=lambda state: events.append(("save", int(state.step))),
         evaluate=lambda state: events.append(("evaluate", int(state.step))),
@@ -314,7 +313,7 @@ def test_stop_when_data_workers_die():
 
 def test_non_finite_step_is_not_saved():
     run = {"run": {"log_every": 1, "checkpoint_every": 1}, "optim": {"learning_rate": 1e30}}
-    task, mesh, saved = make_task(9, run), make_mesh(jax.devices()[:1]), []
+    task, mesh, saved = make_task(9, run, **GATED), make_mesh(jax.devices()[:1]), []
     with pytest.raises(
         TrainingError,
         match=r"step 1: parameters .* not finite \(gradient_norm .*, loss .*, loss/sta",
