@@ -12,6 +12,8 @@ from gsto_jax.predict.media import load_pixels
 from gsto_jax.predict.pose_prediction import PosePrediction, check_boxes
 from gsto_jax.predict.programs import Program, load_program
 
+_BATCH_SIZE = 16  # persons at a time, which bounds memory
+
 
 @dataclass(frozen=True)
 class ExportedPosePredictor:
@@ -71,17 +73,18 @@ class ExportedPosePredictor:
         size = height, width = rgb.shape[0], rgb.shape[1]
         check_size(self.program, size)
         person_boxes = check_boxes([(0, 0, width, height)] if boxes is None else boxes, size)
-        poses = np.zeros((0, len(self.joints), 3), np.float32)
-        scores = np.zeros(0, np.float32)
-        if len(person_boxes):
-            inputs = {"image": rgb, "boxes": person_boxes.astype(np.float32)}
-            outputs = self.program.call(inputs)
-            poses, scores = outputs["joints"], outputs["scores"]
+        poses = [np.zeros((0, len(self.joints), 3), np.float32)]
+        scores = [np.zeros(0, np.float32)]
+        for start in range(0, len(person_boxes), _BATCH_SIZE):
+            chunk = person_boxes[start : start + _BATCH_SIZE].astype(np.float32)
+            outputs = self.program.call({"image": rgb, "boxes": chunk})
+            poses.append(outputs["joints"])
+            scores.append(outputs["scores"])
         return PosePrediction(
             image=rgb,
             boxes=person_boxes,
-            poses=poses,
-            scores=scores.astype(np.float64),
+            poses=np.concatenate(poses),
+            scores=np.concatenate(scores).astype(np.float64),
             crops=np.zeros((0, 1, 1, 3), np.uint8),
             features={},
             joints=self.joints,

@@ -114,6 +114,8 @@ def test_pose_programs(tmp_path):
     assert prediction.overlay()[20, 25].any(), "the line between the joints"
     np.testing.assert_allclose(predictor(image).poses[0, 1], [80, 0, 0.75])
     assert predictor(image, boxes=[]).persons() == []
+    crowd = predictor(image, boxes=[[n, 0, 5, 5] for n in range(40)]).poses
+    np.testing.assert_array_equal(crowd[:, 0, 0], np.arange(40))
     with pytest.raises(UserError, match="boxes must overlap"):
         predictor(image, boxes=[[90, 0, 5, 5]])
     with pytest.raises(UserError, match=r"of a segmentation task; got .*model\.onnx, of a pose"):
