@@ -148,7 +148,7 @@ def _read_description(path: Path, text: str | None) -> dict[str, Any]:
     """Returns the description of a program, of its metadata or of the `model.json` beside it."""
     source = path if text is not None else path.with_name("model.json")
     try:
-        value = json.loads(text) if text is not None else read_json_object(source)
+        value: Any = json.loads(text) if text is not None else read_json_object(source)
         if all(isinstance(value[name], dict) for name in _MODEL_OPTIONS) and value["task"]:
             DecodeOptions(**value["decode_options"])
             return dict(value)
