@@ -4,9 +4,11 @@ import functools
 from dataclasses import dataclass
 
 import flax.linen as nn
+import numpy as np
 
 from gsto_jax.layers.conv import Conv
-from gsto_jax.models.tracing import trace_init
+from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.models.initialize import trace_init
 from gsto_jax.types import Size
 
 
@@ -65,19 +67,27 @@ def layer_calls(model: nn.Module, size: Size) -> tuple[LayerCall, ...]:
     """
     calls: list[LayerCall] = []
     counted: set[tuple[str, ...]] = set()
-    for use in trace_init(model, size).uses:
+
+    def intercept(call, args, kwargs, context):  # type: ignore[no-untyped-def]
+        out = call(*args, **kwargs)
+        module = context.module
         # A fused gate reads its BatchNorm's parameters instead of calling it.
-        if use.method not in ("__call__", "norm_parameters"):
-            continue
-        params = 0 if use.path in counted else sum(use.sizes.values())
-        counted.add(use.path)
-        if isinstance(use.layer, Conv) and use.out_size is not None:
-            height, width = use.out_size
-            count = Count(conv_params=params, macs=use.sizes["kernel"] * height * width)
-        else:
-            count = Count(bn_params=params)
-        paths = tuple("/".join((*use.path, name)) for name in use.sizes)
-        calls.append(LayerCall(use.path, paths, count))
+        runs = context.method_name in ("__call__", "norm_parameters")
+        if runs and isinstance(module, (Conv, BatchNorm)):
+            sizes = {key: int(np.prod(p.shape)) for key, p in module.variables["params"].items()}
+            params = 0 if module.path in counted else sum(sizes.values())
+            counted.add(module.path)
+            if isinstance(module, Conv):
+                macs = sizes["kernel"] * out.shape[1] * out.shape[2]
+                count = Count(conv_params=params, macs=macs)
+            else:
+                count = Count(bn_params=params)
+            paths = tuple("/".join((*module.path, name)) for name in sizes)
+            calls.append(LayerCall(module.path, paths, count))
+        return out
+
+    with nn.intercept_methods(intercept):
+        trace_init(model, size)
     return tuple(calls)
 
 

@@ -17,12 +17,34 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gsto_jax.layers.conv import Conv
-from gsto_jax.models.tracing import trace_init
-from gsto_jax.types import LeafPath
+from gsto_jax.types import LeafPath, Size
 
 _CONSTANTS = {"scale": 1, "bias": 0, "mean": 0, "var": 1}  # of BatchNorm
 _SIZE = (32, 32)
 """Size of an image, on which no parameter's shape depends."""
+
+
+def abstract_image(model: nn.Module, size: Size) -> jax.ShapeDtypeStruct:
+    """Returns the shape of an image of size (h, w) for a model; RGB without `model.in_channels`."""
+    return jax.ShapeDtypeStruct((1, *size, getattr(model, "in_channels", 3)), jnp.float32)
+
+
+def trace_init(model: nn.Module, size: Size) -> dict[str, Any]:
+    """Traces the initialization of a model for an image of size (h, w); nothing is computed.
+
+    A model that names no implementation computes by XLA alone, since kernels change no shape and
+    take long to trace.
+
+    Returns:
+      Shapes and dtypes of the variables.
+    """
+    if getattr(model, "implementation", "xla") is None:
+        model = model.clone(implementation="xla")
+    # A key outside of the function would be computed on a device, by a compiled program.
+    variables: dict[str, Any] = jax.eval_shape(
+        lambda image: model.init(jax.random.key(0), image), abstract_image(model, size)
+    )
+    return variables
 
 
 def variable_paths(variables: Mapping[str, Any]) -> set[str]:
@@ -49,8 +71,15 @@ def _trace_init(model: nn.Module, default_dtype: Any) -> _Init:
       default_dtype: distinguishes traces with and without `jax_enable_x64`.
     """
     del default_dtype
-    variables, uses = trace_init(model, _SIZE)
-    convolutions = {use.path: use.layer for use in uses if isinstance(use.layer, Conv)}
+    convolutions: dict[LeafPath, Conv] = {}
+
+    def record(call, args, kwargs, context):  # type: ignore[no-untyped-def]
+        if isinstance(context.module, Conv):
+            convolutions[context.module.path] = context.module.clone(parent=None)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        variables = trace_init(model, _SIZE)
     return _Init(flatten_dict(variables), convolutions)
 
 
