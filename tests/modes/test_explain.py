@@ -79,9 +79,9 @@ def test_two_networks_on_the_same_images(tmp_path, capsys):
     assert sum(first["pixels"].values()) == IMAGES * SIZE[0] * SIZE[1]
     assert list(first["mean"]) == ["branch 0", "branch 1", "gate 0", "gate 1"]
     assert list(second["mean"]) == ["branch 0", "branch 1"]
-    # The gate grows with its branch, which has one value for each cell.
-    ranks = np.array([first["index"][name][0] for name in ("branch 0", "gate 0")])
-    assert (np.abs(ranks) < 1).all() and np.sign(ranks[0]) == np.sign(ranks[1])
+    # The gate grows with its branch, so they rank objects nearly alike.
+    ranks = [first["index"][name][0] for name in ("branch 0", "gate 0")]
+    assert abs(ranks[0]) < 1 and abs(ranks[0] - ranks[1]) < 0.2
     differences = record["index_differences"]
     assert set(differences) == {"branch 0", "branch 1", "branch 1 - branch 0"}
     for name, (value, low, high) in differences.items():
