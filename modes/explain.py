@@ -146,12 +146,15 @@ def _measure(
     def finish(batch: Batch, features: Mapping[str, jax.Array]) -> None:
         maps = branch_maps({name: local_shard(x) for name, x in features.items()})
         names[:] = maps
+        _, *padded_sides = batch["label"].shape
         for n in np.flatnonzero(batch["mask"]).tolist():
             height, width = batch["size"][n].tolist()
             geometry = label_geometry(batch["label"][n, :height, :width], ignore_label)
             if geometry.labeled.any():
                 measures[int(batch["index"][n])] = measure_image(
-                    [values[n] for values in maps.values()], geometry, batch["image"].shape[1:3]
+                    [values[n] for values in maps.values()],
+                    geometry,
+                    (padded_sides[0], padded_sides[1]),
                 )
             advance(1)
 

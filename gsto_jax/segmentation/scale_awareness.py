@@ -293,7 +293,7 @@ def summarize(
     if len(branches) > 1:
         first, last = branches[0], branches[-1]
         indices = np.concatenate([indices, indices[:, [last]] - indices[:, [first]]], 1)
-        index_names += (f"{names[last]} - {names[first]}",)
+        index_names += (f"{names[last]} - {names[first].split()[1]}",)
     index_counts = np.array([x.index_count for x in measures])
     size_counts = np.stack([x.size_counts for x in measures])
     distance_counts = np.stack([x.distance_counts for x in measures])
@@ -336,4 +336,6 @@ def compare_indices(
     ]
     difference = estimate_ratio(columns[0] - columns[1], first.image_index_counts, seed)
     values = np.stack([difference.value, difference.low, difference.high], 1).tolist()
-    return {name: tuple(row) for name, row in zip(names, values, strict=True)}
+    return {
+        name: (value, low, high) for name, (value, low, high) in zip(names, values, strict=True)
+    }

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -44,7 +45,8 @@ def draw_awareness(networks: Mapping[str, ScaleAwareness], *paths: Path) -> None
         for (left, right), maps in zip(panels, rows, strict=True):
             _draw_panel(left, networks, maps, "size", "size of the object, pixels")
             _draw_panel(right, networks, maps, "distance", "distance from a boundary, pixels")
-            left.set_ylabel("activation, standard deviations")
+            quantity = "activation" if maps is rows[0] else "gate"
+            left.set_ylabel(f"{quantity}, standard deviations")
             right.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
         styles = ("solid", "dashed")
         title = ", ".join(f"{style}: {n}" for style, n in zip(styles, networks, strict=False))
@@ -72,15 +74,17 @@ def _draw_panel(
                 _draw_line(axes, estimates, n, color, style, text)
     axes.axhline(0, color="#1a2733", linewidth=0.6)
     axes.set_xticks(range(len(edges) - 1), [x.replace(">=", "≥") for x in bin_names(edges)])
+    profiles = [getattr(measures, measure).value for measures in networks.values()]
+    filled = np.flatnonzero(~np.isnan(np.concatenate(profiles)).all(0))
+    axes.set_xlim(-0.3, max(filled, default=0) + 0.3)
     axes.set_xlabel(label)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_line(
-    axes: Axes, estimates: Estimates, n: int, color: str, style: object, label: str
+    axes: Axes, estimates: Estimates, n: int, color: str, style: Any, label: str
 ) -> None:
     x = np.arange(estimates.value.shape[1])
-    line = {"color": color, "linestyle": style, "marker": "o", "markersize": 3}
-    axes.plot(x, estimates.value[n], label=label, **line)
-    band = {"color": color, "alpha": 0.12, "linewidth": 0}
-    axes.fill_between(x, estimates.low[n], estimates.high[n], **band)
+    value, low, high = estimates.value[n], estimates.low[n], estimates.high[n]
+    axes.plot(x, value, label=label, color=color, linestyle=style, marker="o", markersize=3)
+    axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)

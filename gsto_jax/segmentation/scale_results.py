@@ -45,16 +45,17 @@ def awareness_tables(networks: Mapping[str, ScaleAwareness], split: str) -> Iter
 
 
 def _size_table(title: str, measures: ScaleAwareness) -> Table:
-    table = _table(title, ["map", "mean", "index", "95 %", *bin_names(SIZE_EDGES)])
+    bins, names = _filled_bins(measures.size_counts, SIZE_EDGES)
+    table = _table(title, ["map", "mean", "index", "95 %", *names])
     for n, name in enumerate(measures.index_names):
         index = (_signed(measures.index.value[n]), _interval(measures.index, n))
         if n < len(measures.names):
-            activations = map(_signed, measures.size.value[n])
+            activations = map(_signed, measures.size.value[n, bins])
             table.add_row(name, _short(measures.means[n]), *index, *activations)
         else:
             table.add_row(name, "", *index)
     table.add_section()
-    table.add_row("objects", "", "", "", *map(str, measures.size_counts))
+    table.add_row("objects", "", "", "", *map(str, measures.size_counts[bins]))
     table.caption = (
         "index: rank correlation of the activation of an object with its size, mean over the "
         f"{measures.index_images} images with at least {MIN_OBJECTS} objects. Right: mean "
@@ -64,10 +65,18 @@ def _size_table(title: str, measures: ScaleAwareness) -> Table:
 
 
 def _distance_table(title: str, measures: ScaleAwareness) -> Table:
-    table = _table(title, ["map", *bin_names(DISTANCE_EDGES)])
-    for name, values in zip(measures.names, measures.distance.value, strict=True):
+    bins, names = _filled_bins(measures.distance_counts, DISTANCE_EDGES)
+    table = _table(title, ["map", *names])
+    for name, values in zip(measures.names, measures.distance.value[:, bins], strict=True):
         table.add_row(name, *map(_signed, values))
     return table
+
+
+def _filled_bins(counts: np.ndarray, edges: Sequence[float]) -> tuple[np.ndarray, list[str]]:
+    """Returns the indices and names of the bins that are not empty."""
+    bins = np.flatnonzero(counts)
+    names = bin_names(edges)
+    return bins, [names[n] for n in bins.tolist()]
 
 
 def _difference_table(networks: Mapping[str, ScaleAwareness]) -> Table:

@@ -83,14 +83,14 @@ def test_two_networks_on_the_same_images(tmp_path, capsys):
     ranks = [first["index"][name][0] for name in ("branch 0", "gate 0")]
     assert abs(ranks[0]) < 1 and abs(ranks[0] - ranks[1]) < 0.2
     differences = record["index_differences"]
-    assert set(differences) == {"branch 0", "branch 1", "branch 1 - branch 0"}
+    assert set(differences) == {"branch 0", "branch 1", "branch 1 - 0"}
     for name, (value, low, high) in differences.items():
         np.testing.assert_allclose(value, first["index"][name][0] - second["index"][name][0])
         assert low <= value <= high
     rows = list(csv.DictReader((tmp_path / "out" / "explain.csv").open()))
     assert {row["measure"] for row in rows} == {"mean", "index", "size", "distance"}
     assert all((tmp_path / "out" / f"explain.{kind}").exists() for kind in ("svg", "png"))
-    assert "branch 1 - branch 0" in capsys.readouterr().out
+    assert "branch 1 - 0" in capsys.readouterr().out
 
 
 def test_batches_and_padding_change_nothing(tmp_path):

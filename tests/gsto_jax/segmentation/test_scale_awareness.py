@@ -226,7 +226,7 @@ BLIND = awareness(BRANCHES, noise, noise)
 
 
 def test_summary_of_a_network_that_attends_to_size():
-    assert ATTENTIVE.index_names == (*BRANCHES, "branch 1 - branch 0")
+    assert ATTENTIVE.index_names == (*BRANCHES, "branch 1 - 0")
     np.testing.assert_allclose(ATTENTIVE.index.value, [-1, 1, 2], atol=1e-12)
     np.testing.assert_allclose(ATTENTIVE.index.low, ATTENTIVE.index.high, atol=1e-12)
     assert ATTENTIVE.index_images == ATTENTIVE.images == 8
