@@ -146,7 +146,7 @@ def _measure(
     def finish(batch: Batch, features: Mapping[str, jax.Array]) -> None:
         maps = branch_maps({name: local_shard(x) for name, x in features.items()})
         names[:] = maps
-        _, *padded_sides = batch["label"].shape
+        _, padded_height, padded_width = batch["label"].shape
         for n in np.flatnonzero(batch["mask"]).tolist():
             height, width = batch["size"][n].tolist()
             geometry = label_geometry(batch["label"][n, :height, :width], ignore_label)
@@ -154,7 +154,7 @@ def _measure(
                 measures[int(batch["index"][n])] = measure_image(
                     [values[n] for values in maps.values()],
                     geometry,
-                    (padded_sides[0], padded_sides[1]),
+                    (padded_height, padded_width),
                 )
             advance(1)
 
