@@ -87,7 +87,7 @@ def test_two_networks_on_the_same_images(tmp_path, capsys):
     for name, (value, low, high) in differences.items():
         np.testing.assert_allclose(value, first["index"][name][0] - second["index"][name][0])
         assert low <= value <= high
-    rows = list(csv.DictReader((tmp_path / "out" / "explain.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "explain.csv").read_text().splitlines()))
     assert {row["measure"] for row in rows} == {"mean", "index", "size", "distance"}
     assert all((tmp_path / "out" / f"explain.{kind}").exists() for kind in ("svg", "png"))
     assert "branch 1 - 0" in capsys.readouterr().out

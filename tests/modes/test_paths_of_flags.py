@@ -29,8 +29,8 @@ def test_flags_that_name_files():
     """Whoever adds a flag says whether it is a path."""
     named = {name for _, name in PATH_FLAGS}
     paths = {"workdir", "checkpoint", "fork_from", "source", "output", "compare", "plan_json"}
-    paths |= {"input_json"}
-    assert named == paths | {"boxes"}
+    paths |= {"input_json", "boxes", "calibration"}
+    assert named == paths
 
 
 @pytest.mark.parametrize(("mode", "name"), PATH_FLAGS)

@@ -21,7 +21,7 @@ from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation.submission import SubmissionWriter
 from gsto_jax.storage import file_size, local_copy, to_path, walk_objects
 from gsto_jax.weights.files import read_state_dict, read_weight_file, write_safetensors
-from modes import person_boxes, predict, prepare
+from modes import person_boxes, predict, predict_checkpoint, prepare
 from tests.gsto_jax.report_runs import config, evaluate
 from tests.gsto_jax.small_network import image_of, make_predictor
 
@@ -107,10 +107,10 @@ def test_weights(tmp_path, remote):
 def predict_files(monkeypatch):
     """Returns a function that predicts with a network of one convolution."""
     trained = make_predictor(data={"crop": (32, 32)}).trained
-    monkeypatch.setattr(predict, "load_trained", lambda checkpoint: trained)
-    monkeypatch.setattr(predict, "use_compilation_cache", lambda folder: None)
-    names = ("boxes", "long_side", "unsure_below", "tile", "tile_overlap")
-    unset = dict.fromkeys(names) | {"checkpoint": "run", "legend": False}
+    monkeypatch.setattr(predict_checkpoint, "load_trained", lambda checkpoint: trained)
+    monkeypatch.setattr(predict_checkpoint, "use_compilation_cache", lambda folder: None)
+    names = ("boxes", "long_side", "save", "tile", "tile_overlap", "unsure_below")
+    unset = dict.fromkeys(names) | {"checkpoint": "run", "legend": False, "runtime": "auto"}
 
     def run(inputs, output, **flags):
         predict.run(SimpleNamespace(**unset | {"inputs": inputs, "output": output} | flags))

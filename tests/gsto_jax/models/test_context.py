@@ -379,7 +379,7 @@ def test_pose_refuses_context_modules():
 
 def test_onnx_is_refused_before_anything_is_traced():
     task = make_task("ppm", "none")
-    predictor = SimpleNamespace(task=task, checkpoint="RUN")
+    predictor = SimpleNamespace(task=task, task_name="segmentation", checkpoint="RUN")
     check_exportable(predictor, ["jax"])
     with pytest.raises(UserError, match=r"formats must be jax for a ResNet.*RUN"):
         check_exportable(predictor, ["jax", "onnx"])

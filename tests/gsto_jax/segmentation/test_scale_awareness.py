@@ -274,7 +274,7 @@ def test_results_and_figure(tmp_path):
     np.testing.assert_allclose(
         record["index_differences"]["branch 0"], compare_indices(ATTENTIVE, BLIND)["branch 0"]
     )
-    rows = list(csv.DictReader((tmp_path / "new" / "explain.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "new" / "explain.csv").read_text().splitlines()))
     (row,) = (
         row
         for row in rows
