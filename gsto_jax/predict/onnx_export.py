@@ -178,7 +178,7 @@ def _eval_inlined(
         else:
             key = (primitive, str(params), *map(key_of, eqn.invars))
             if key not in cache:
-                bind = _REWRITES.get(primitive.name, primitive.bind)
+                bind: Any = _REWRITES.get(primitive.name, primitive.bind)
                 with jax.ensure_compile_time_eval() if _is_constant(eqn, inputs) else nullcontext():
                     result = bind(*inputs, **params)
                 # With the inputs, whose ids are part of the key.

@@ -168,7 +168,7 @@ def _kept_nodes(model: Any) -> list[str]:
     kept = [convs[0].name]
     kept += [x.name for x in nodes if x.op_type != "Conv" and not network & set(x.output)]
     for conv in convs:
-        following, kinds = [conv], []
+        following, kinds = [conv], list[str]()
         while len(following) == 1 and len(kinds) < 4:
             kinds.append(following[0].op_type)
             following = consumers.get(following[0].output[0], [])

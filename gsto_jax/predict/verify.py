@@ -115,8 +115,8 @@ def verify(
         running = progress.track(f"running {name} in a subprocess", always_log=True)
         with local_copy(folder / name) as model, running:
             outputs = _run_in_subprocess(model, inputs)
-        for batch, *pair in zip(inputs, expected, outputs, strict=True):
-            check = _compare(name, batch, *pair, dtype=dtype)
+        for batch, reference, output in zip(inputs, expected, outputs, strict=True):
+            check = _compare(name, batch, reference, output, dtype)
             _require(check, dtype, folder)
             checks.append(check)
     return checks
@@ -217,7 +217,7 @@ def _predict(predictor: Predictor | PosePredictor, batches: Sequence[Arrays]) ->
     with progress.track("predicting random images", len(batches)) as advance:
         if isinstance(predictor, PosePredictor):
             for batch in batches:
-                prediction = predictor(batch["image"], batch["boxes"])
+                prediction = predictor(batch["image"], batch["boxes"].tolist())
                 outputs.append({"joints": prediction.poses, "scores": prediction.scores})
                 advance()
             return outputs
