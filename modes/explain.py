@@ -1,5 +1,6 @@
 """Measures how branches and gates respond to the size of objects and to boundaries."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from configs import loading
 from data_pipelines import DataConfig
 from gsto_jax import progress
 from gsto_jax.devices.compilation_cache import use_compilation_cache
@@ -34,7 +36,7 @@ from gsto_jax.segmentation.scale_results import (
 )
 from gsto_jax.segmentation.task import SegmentationTask
 from gsto_jax.storage import to_path
-from modes import run_setup
+from modes import command_line, run_setup
 from modes.terminal_output import log
 
 _OPTIONS = ("eval.batch_size", "eval.pad_to", "run.compilation_cache")
@@ -48,6 +50,7 @@ def run(args: Any) -> None:
     if not args.checkpoint:
         raise UserError("--mode=explain needs --checkpoint: a run, its best/, or a checkpoint")
     _check_options(vars(args))
+    _check_config(args.checkpoint)
     task, data, values = run_setup.parse_config(args.config)
     flags = [name for name in ("checkpoint", "compare") if getattr(args, name)]
     models = {f"--{name}": load_trained(getattr(args, name)) for name in flags}
@@ -88,6 +91,16 @@ def _check_options(args: Mapping[str, Any]) -> None:
                 f"--{name} is fixed by the checkpoint: --mode=explain accepts the options of "
                 f"config.data, and config.{', config.'.join(_OPTIONS)}"
             )
+
+
+def _check_config(checkpoint: str) -> None:
+    """Raises UserError if neither --config nor the checkpoint's folder says what the data are."""
+    has_config = command_line.value_of("config", sys.argv) is not None
+    if not has_config and loading.load_from_run(to_path(checkpoint, "--checkpoint")) is None:
+        raise UserError(
+            f"--checkpoint={checkpoint} must be a run with config.json, or a STEP in its "
+            "checkpoints/; or pass the config of the data as --config"
+        )
 
 
 def _check_network(flag: str, trained: TrainedModel, data: DataConfig) -> None:

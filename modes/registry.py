@@ -198,7 +198,7 @@ MODES = {
         "--checkpoint=runs/a --compare=runs/b",
         {
             "checkpoint": _CHECKPOINT,
-            "compare": Flag("a second run or checkpoint, measured on the same images", path="any"),
+            "compare": Flag("a second run or checkpoint, measured on the same images", path="run"),
             "output": Flag("folder of the results; by default explain/", path="any"),
         },
         config="run",

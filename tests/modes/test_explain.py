@@ -66,6 +66,7 @@ def flags(folder=None, config=None, **changes):
 @pytest.fixture(autouse=True)
 def _models(monkeypatch):
     monkeypatch.setattr(explain, "load_trained", lambda name: MODELS[name])
+    monkeypatch.setattr(explain.sys, "argv", ["main.py", "--config=configs/quickstart.py"])
 
 
 def test_two_networks_on_the_same_images(tmp_path, capsys):
@@ -121,6 +122,12 @@ def test_flags_that_do_not_fit(changes, message):
         explain.run(flags(**changes))
 
 
+def test_a_folder_that_does_not_say_what_its_data_are(monkeypatch, tmp_path):
+    monkeypatch.setattr(explain.sys, "argv", ["main.py"])
+    with pytest.raises(UserError, match=f"--checkpoint={tmp_path} .*config.json.*--config"):
+        explain.run(flags(checkpoint=str(tmp_path)))
+
+
 def test_networks_that_have_no_branches(monkeypatch):
     monkeypatch.setitem(MODELS, "context", trained(SmallTask, "c/1/7", variant="resnet_mini"))
     with pytest.raises(UserError, match=r"--compare=c/1/7 .*resnet_mini has no branches"):
@@ -146,7 +153,8 @@ def test_a_run_from_the_command_line(tmp_path):
     plain = config(data={"eval_size": 4, "image_size": SIZE})
     save(tmp_path / "run", plain)
     out = tmp_path / "out"
-    result = run("--mode=explain", f"--checkpoint={tmp_path / 'run'}", f"--output={out}")
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    result = run("--mode=explain", f"--checkpoint={checkpoint}", f"--output={out}")
     assert result.returncode == 0, result.stderr
     record = json.loads((out / "explain.json").read_text())
     (network,) = record["networks"].values()
