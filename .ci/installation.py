@@ -106,7 +106,7 @@ def check_program(folder: Path) -> None:
 
     assert gsto_jax("--version").split() == ["gsto-jax", distribution("gsto-jax").version]
     assert "gsto-jax train" in gsto_jax()
-    gsto_jax("describe", "--config=cityscapes_w48:baseline")
+    gsto_jax("describe", "--config=quickstart:baseline")
     (folder / "configs").mkdir()
     (folder / "configs" / "mine.py").write_text(OWN_CONFIG)
     gsto_jax("train", "--config=configs/mine.py:baseline", "--workdir=run")
