@@ -87,8 +87,7 @@ def gated_maps(
     maps, mean, var = call_implementation(
         implementation, available, unavailable, data, kernel, operand
     )
-    # Recomputed for inspection, since no kernel stores the gates; without the rounding of bfloat16
-    # logits by the XLA implementation.
+    # Recomputed for inspection: no kernel stores the gates. Logits are not rounded to bfloat16.
     logits = xla.compute_logits(data, kernel, factor)
     gates, _, _ = xla.gates_from_logits(logits, norm, spec, shift)
     gates = gates.astype(data.dtype)

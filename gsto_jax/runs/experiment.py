@@ -24,7 +24,14 @@ from gsto_jax.runs.initialization import (
 )
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.training.input_advice import InputAdvice
-from gsto_jax.training.loop import Hooks, StepReport, fit, format_report
+from gsto_jax.training.loop import (
+    Hooks,
+    StepReport,
+    fit,
+    format_report,
+    is_evaluated,
+    last_step,
+)
 from gsto_jax.training.profiling import Profiler
 from gsto_jax.training.task import Task, TrainState
 from gsto_jax.training.throughput import Workload
@@ -107,7 +114,7 @@ class Experiment:
                     self.evaluate(state, batches.get_state(), should_stop)
                 return bool(self.early_stop_reason(int(state.step)))
 
-            if task.evaluates_after(step) and not self._was_evaluated(step):
+            if is_evaluated(task, step) and not self._was_evaluated(step):
                 evaluate(state)
                 if should_stop():
                     return state
@@ -135,7 +142,7 @@ class Experiment:
         profiler = Profiler(folder, run.profile_steps, run.profile_start, log)
         pending = {"input": getattr(batches, "pending_reads", str)}
         watchdog = Watchdog(run.stall_seconds, log, pending)
-        training = progress.track("training", total=self.task.last_step, completed=int(state.step))
+        training = progress.track("training", total=last_step(self.task), completed=int(state.step))
         advise = InputAdvice(self.log, self.mesh.devices.flat[0].platform)
 
         def log_step(report: StepReport) -> None:

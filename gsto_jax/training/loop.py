@@ -134,7 +134,7 @@ class _Loop:
 
     def run(self, state: TrainState, batches: Iterator[dict[str, np.ndarray]]) -> TrainState:
         start = int(state.step)
-        end = self._task.last_step
+        end = last_step(self._task)
         self._first, self._end, self._last_logged = start + 1, end, start
         for step in range(start + 1, end + 1):
             with self._stopwatch.measure("excluded"):
@@ -224,7 +224,7 @@ class _Loop:
 
     def _save_and_evaluate(self, state: TrainState, step: int, *, stopping: bool) -> bool:
         """Saves and evaluates the state of a step where due; returns whether to stop."""
-        evaluate = self._task.evaluates_after(step)
+        evaluate = is_evaluated(self._task, step)
         scheduled = step == self._end or evaluate or step % self._config.checkpoint_every == 0
         if not (scheduled or self._checkpoint_timer()):
             return False
@@ -238,6 +238,17 @@ class _Loop:
             stopping = self._hooks.should_stop() or stopping
         self._checkpoint_timer.restart()  # no step was trained during the evaluation
         return stopping
+
+
+def last_step(task: Task) -> int:
+    """Returns the step after which a run ends or pauses (`run.stop_at`)."""
+    return min(task.steps, task.config.run.stop_at or task.steps)
+
+
+def is_evaluated(task: Task, step: int) -> bool:
+    """Returns whether an evaluation follows a step before training goes on."""
+    eval_every = task.config.run.eval_every
+    return bool(eval_every) and step % eval_every == 0 and 0 < step < task.steps
 
 
 class CompiledTrainStep:

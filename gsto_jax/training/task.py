@@ -114,16 +114,6 @@ class Task(ABC):
         """Channels of the images."""
         return len(self.mean)
 
-    @property
-    def last_step(self) -> int:
-        """Step after which the run ends or pauses (`run.stop_at`)."""
-        return min(self.steps, self.config.run.stop_at or self.steps)
-
-    def evaluates_after(self, step: int) -> bool:
-        """Returns whether a step is followed by an evaluation during the training."""
-        eval_every = self.config.run.eval_every
-        return bool(eval_every) and step % eval_every == 0 and 0 < step < self.steps
-
     @cached_property
     def model(self) -> HRNet | ContextNet:
         """The network."""
