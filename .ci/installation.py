@@ -5,6 +5,7 @@ Its Python runs `.ci/installation.py library` after `pip install gsto-jax`, and 
 """
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -92,10 +93,13 @@ def check_library() -> None:
 
 def check_program(folder: Path) -> None:
     """Trains, evaluates, predicts, exports and reloads in a folder."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # compiles fast
 
     def run(*command: str | Path) -> str:
         start = time.monotonic()
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        result = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True
+        )
         words = " ".join([Path(command[0]).name, *map(str, command[1:])])
         print(f"{time.monotonic() - start:5.1f} s  {words.partition(chr(10))[0]}", flush=True)
         assert result.returncode == 0, result.stdout + result.stderr
