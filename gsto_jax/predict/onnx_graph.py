@@ -1,5 +1,6 @@
 """Simplifies the graphs of exported ONNX models (needs onnx)."""
 
+import hashlib
 from collections import Counter
 from typing import Any
 
@@ -15,12 +16,12 @@ def fold_batch_norms(model: Any) -> None:
     graph = Graph(model)
     for conv in [node for node in model.graph.node if node.op_type == "Conv"]:
         weight, transpose = graph.constant(conv.input[1]), graph.only_consumer(conv)
-        if len(conv.input) != 2 or weight is None or transpose is None:
+        if len(conv.input) != 2 or weight is None or not _is_channels_last(transpose):
             continue
         chain, last = [], transpose
         for kind in ("Sub", "Mul", "Add"):
             node = graph.only_consumer(last)
-            if last.op_type not in ("Transpose", "Sub", "Mul") or node is None:
+            if node is None:
                 break
             values = graph.channel_values(node, last.output[0], len(weight))
             if node.op_type != kind or values is None:
@@ -39,6 +40,11 @@ def fold_batch_norms(model: Any) -> None:
             node.op_type = "Relu"
             del node.input[1:]
     graph.remove_unused()
+
+
+def _is_channels_last(node: Any) -> bool:
+    """Returns whether a node transposes `b c h w` to `b h w c`."""
+    return node is not None and any(list(x.ints) == [0, 2, 3, 1] for x in node.attribute)
 
 
 class Graph:
@@ -84,8 +90,11 @@ class Graph:
         return other.reshape(channels) if other is not None and is_per_channel else None
 
     def add_constant(self, value: np.ndarray) -> str:
-        """Adds a constant and returns its name."""
-        name = f"folded_{len(self._constants)}"
+        """Adds a constant and returns its name, that of an equal one added before."""
+        digest = hashlib.sha256(value.tobytes()).hexdigest()[:16]
+        name = f"folded_{'x'.join(map(str, value.shape))}_{digest}"
+        if name in self._constants:
+            return name
         self._constants[name] = self._helper.from_array(np.ascontiguousarray(value), name)
         self.graph.initializer.append(self._constants[name])
         return name

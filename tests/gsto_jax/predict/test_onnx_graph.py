@@ -83,6 +83,27 @@ def test_values_that_others_use_are_not_folded():
         np.testing.assert_allclose(actual, value, rtol=1e-4, atol=1e-4)
 
 
+def test_convolutions_with_the_same_weights_share_them():
+    from gsto_jax.predict.onnx_graph import fold_batch_norms
+
+    model = graph(layers=1)
+    copies = [type(node).FromString(node.SerializeToString()) for node in model.graph.node[2:]]
+    for node in copies:  # as of the flipped image
+        names = [f"{x}_2" if x in ("c0", "t0", "s0", "m0", "a0") else x for x in node.input]
+        node.input[:], node.output[0] = names, f"{node.output[0]}_2"
+    model.graph.node.extend(copies)
+    output = type(model.graph.output[0])()
+    output.CopyFrom(model.graph.output[0])
+    output.name = "r0_2"
+    model.graph.output.append(output)
+    expected = run(model)
+    fold_batch_norms(model)
+    assert [node.op_type for node in model.graph.node].count("Conv") == 2
+    assert len(model.graph.initializer) == 2
+    for actual, value in zip(run(model), expected, strict=True):
+        np.testing.assert_allclose(actual, value, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_precisions_keep_inputs_outputs_and_metadata():
     import onnx
