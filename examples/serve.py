@@ -17,9 +17,10 @@ milliseconds are predicted together.
 GET /health returns JSON: whether the server is ready, its model, and counts. SIGTERM and Ctrl-C
 complete the requests in progress, and refuse others.
 
-model.onnx needs onnxruntime, NumPy, OpenCV and Pillow. model.jax needs JAX, which compiles once per
-image size and number of images; their number is therefore padded to a power of two. Each compiled
-program stays in memory: serve model.onnx where clients send images of many sizes.
+model.onnx needs onnxruntime, NumPy, OpenCV, Pillow and jaxtyping. model.jax needs JAX, which
+compiles once per image size and number of images; their number is therefore padded to a power of
+two. Each compiled program stays in memory: serve model.onnx where clients send images of many
+sizes.
 """
 
 import argparse
@@ -70,6 +71,9 @@ def parse_arguments() -> argparse.Namespace:
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default})")
     args = parser.parse_args()
+    for name, least in (("max_batch", 1), ("wait_ms", 0), ("queue", 0)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name} must be at least {least}; got {getattr(args, name)}")
     try:
         args.program = find_program(args.model)
         if args.program is None:
@@ -218,10 +222,10 @@ class Handler(BaseHTTPRequestHandler):
         """Predicts an image."""
         text, most = self.headers.get("Content-Length", ""), self.server.args.max_bytes
         if not text.isdecimal():
-            return self.answer(411, b"send the image with its Content-Length")
+            return self.refuse(411, "send the image with its Content-Length", most)
         length = int(text[:18])
         if length > most:
-            return self.refuse(413, f"send at most {most} bytes", 2 * most)
+            return self.refuse(413, f"send at most {most} bytes", min(length, 2 * most))
         if not self.server.enter():
             return self.refuse(503, "too many requests are in progress", length)
         try:
@@ -273,11 +277,15 @@ class Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     """Serves until SIGTERM or Ctrl-C."""
-    server, stop = Server(parse_arguments()), threading.Event()
+    args, stop = parse_arguments(), threading.Event()
+    try:
+        server = Server(args)
+    except (OSError, OverflowError) as error:
+        sys.exit(f"error: cannot listen at {args.host}:{args.port}: {error}")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(f"http://{server.args.host}:{server.server_port}", flush=True)
+    print(f"http://{args.host}:{server.server_port}", flush=True)
     stop.wait()
     server.stop()
     print("stopped", flush=True)

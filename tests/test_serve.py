@@ -139,6 +139,28 @@ def test_a_full_server_refuses_and_stops(model):
         assert (process.returncode, output, errors) == (0, "stopped\n", "")
 
 
+def test_requests_in_progress_are_completed(model):
+    answers = []
+    with serve(model, "--wait_ms=1500") as (process, url):
+        thread = threading.Thread(target=lambda: answers.append(post(url, png(image_of(0), RGB))))
+        thread.start()
+        while thread.is_alive() and not health(url)["in_progress"]:
+            pass
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=30)
+        thread.join()
+        assert (process.returncode, output, errors) == (0, "stopped\n", "")
+    assert answers[0].shape == (40, 56)
+
+
+def test_a_port_in_use_is_named(model, url):
+    port = url.rpartition(":")[2]
+    command = [sys.executable, str(SCRIPT), str(model), port]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert f"cannot listen at localhost:{port}" in result.stderr
+
+
 def test_usage(tmp_path, monkeypatch, capsys):
     parse = runpy.run_path(str(SCRIPT))["parse_arguments"]
 
@@ -151,6 +173,7 @@ def test_usage(tmp_path, monkeypatch, capsys):
     assert "usage: serve.py [-h]" in usage("--help")
     write_pose_program(tmp_path / "pose.onnx")
     assert "has no program: pass the folder that" in usage(tmp_path)
+    assert "--max_batch must be at least 1; got 0" in usage(tmp_path, "--max_batch=0")
     assert "does not exist" in usage(tmp_path / "model.onnx")
     assert "of a pose task" in usage(tmp_path / "pose.onnx")
 
