@@ -79,8 +79,13 @@ def main() -> None:
         for name, path in paths.items()
         if path.is_file()
     }
+    if "float32" not in sessions:
+        sys.exit(f"{args.folder} must hold model.onnx, to which the other files are compared")
     metadata = sessions["float32"].get_modelmeta().custom_metadata_map
-    settings = json.loads(metadata["description"])["settings"]
+    description = json.loads(metadata["description"])
+    if description["task"] != "segmentation":
+        sys.exit(f"{args.folder} must be of a segmentation network, for mean IoU")
+    settings = description["settings"]
     config = DataConfig.from_dict(settings["data"] | ({"root": args.root} if args.root else {}))
     source = make_source(config, config.eval_split)
     count = min(args.images or len(source), len(source))

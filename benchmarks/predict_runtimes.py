@@ -1,4 +1,4 @@
-"""Compares what computes predictions on a CPU: JAX, ONNX Runtime, PyTorch eager and compiled.
+"""Compares the runtimes of predictions on a CPU: JAX, ONNX Runtime, PyTorch eager and compiled.
 
     python benchmarks/predict_runtimes.py --torch-python=PATH [--size=512x1024] [--repeats=7] \
         [--calls=2] [--csv=FILE]

@@ -46,7 +46,7 @@ class Load:
     Attributes:
       seconds: time to each answer.
       answers: number of answers by status.
-      errors: what went wrong.
+      errors: messages.
     """
 
     def __init__(self, url: str, model: Path) -> None:
@@ -109,7 +109,7 @@ class Load:
                 self.errors.append(f"health: status {status}")
 
     def guarded(self, task: Any, *args: Any) -> None:
-        """Runs a client, and records what it raises."""
+        """Runs a client, and records its exception."""
         try:
             task(*args)
         except Exception as error:
@@ -140,6 +140,8 @@ def run_load(process: subprocess.Popen, load: Load, args: argparse.Namespace) ->
     load.stop.set()
     for thread in threads:
         thread.join()
+    if not (seconds and load.health_seconds):
+        sys.exit(f"no answers after the warm-up; errors: {load.errors[:1]}")
     if max(samples) > MAX_GROWTH * warm:
         load.errors.append(f"memory grew from {warm:.0f} to {max(samples):.0f} MiB")
     return {

@@ -200,5 +200,6 @@ def config_overrides(args: Any) -> dict[str, Any]:
 def refuse_flags(args: Any, names: Sequence[str], reason: str) -> None:
     """Raises UserError for the first of some flags that is given."""
     for name in names:
-        if getattr(args, name):
+        value = getattr(args, name)
+        if value is not None and value is not False and value != "":  # 0 is given
             raise UserError(f"--{name} {reason}")

@@ -175,7 +175,7 @@ class TrainedLabelInputs(LabelInputs):
 def pose_inputs(
     trained: TrainedModel, args: Any, inputs: Sequence[Input], outputs: Sequence[str]
 ) -> PoseInputs:
-    """Returns what predicts joints by a checkpoint; raises UserError for flags of labels."""
+    """Returns a predictor of joints by a checkpoint; raises UserError for flags of labels."""
     refuse_flags(args, LABEL_FLAGS, "is for segmentation checkpoints; this is a pose checkpoint")
     predictor = PosePredictor(trained)
     with_features = bool(FEATURE_OUTPUTS & set(outputs))

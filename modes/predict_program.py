@@ -54,7 +54,7 @@ def check_flags(args: Any, remedy: str) -> None:
 
 
 def inputs_of(program: Program, args: Any, inputs: Sequence[Input]) -> InputPredictor:
-    """Returns what predicts the inputs with a program; raises UserError for flags of others."""
+    """Returns the predictor of the inputs; raises UserError for flags of the other task."""
     path = program.path
     if program.task_name == "pose":
         refuse_flags(args, LABEL_FLAGS, f"is for segmentation networks; {path} is a pose network")

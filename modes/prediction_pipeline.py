@@ -34,7 +34,7 @@ class InputPredictor(ABC):
       outputs: names of the outputs that the predictions can render.
       default_outputs: names of the outputs to write without --save.
       checkpoint: checkpoint or exported program.
-      runtime: what computes, and why, for the log.
+      runtime: JAX or ONNX Runtime, and the reason, for the log.
       decode_options: how image files are decoded.
       tiled: inputs that are read, predicted and written in rows of tiles.
       georeferenced: inputs whose georeference the predictions keep.
@@ -62,11 +62,11 @@ class InputPredictor(ABC):
 
     @abstractmethod
     def write_results(self, output: Path, failed: Sequence[Input]) -> None:
-        """Writes what belongs to several inputs, after all are predicted."""
+        """Writes the results that are shared by the inputs, after all are predicted."""
 
     @abstractmethod
     def note(self) -> str | None:
-        """Returns a line about the predictions, if there is something to say."""
+        """Returns a summary of the predictions for the log, or None."""
 
 
 class PredictionPipeline:
@@ -200,5 +200,5 @@ def _memory_errors(entry: Input, size: Size) -> Iterator[None]:
             raise
         raise UserError(
             f"{entry.path}, {size[1]}x{size[0]}, does not fit into memory: use a smaller image, or "
-            "for segmentation a smaller --long_side or --tile"
+            "for a segmentation checkpoint a smaller --long_side or --tile"
         ) from None

@@ -156,7 +156,7 @@ MODES = {
                 path="any",
             ),
             "runtime": Flag(
-                "jax or onnx: what computes; auto: ONNX Runtime for model.onnx, otherwise JAX",
+                "jax or onnx; auto: ONNX Runtime for model.onnx, otherwise JAX",
                 "auto",
             ),
             "output": Flag("folder of the predictions; by default predictions/", path="any"),

@@ -1,4 +1,4 @@
-"""Descriptions of exports: what `model.json` and the metadata of ONNX files hold."""
+"""Descriptions of exports: the content of `model.json` and of the metadata of ONNX files."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -60,7 +60,7 @@ def _names(predictor: Predictor | PosePredictor) -> dict[str, Any]:
 
 
 def preprocessing(predictor: Predictor | PosePredictor) -> dict[str, Any]:
-    """Describes what the program computes around the network."""
+    """Describes the steps of the program around the network."""
     data, normalization = predictor.config["data"], "(pixel / 255 - mean) / std"
     if isinstance(predictor, PosePredictor):
         options = predictor.task.config

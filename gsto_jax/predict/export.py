@@ -27,17 +27,11 @@ from gsto_jax.predict.media import resize
 from gsto_jax.predict.onnx_export import onnx_bytes, program_source
 from gsto_jax.predict.onnx_precision import to_float16, to_int8
 from gsto_jax.predict.pose import PosePredictor
+from gsto_jax.predict.programs import MODEL_FILES
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.storage import error_reason, to_path
 from gsto_jax.types import Size
 
-MODEL_FILES = {
-    "jax": "model.jax",
-    "onnx": "model.onnx",
-    "onnx-float16": "model.float16.onnx",
-    "onnx-int8": "model.int8.onnx",
-}
-"""Files by format."""
 FORMATS = tuple(MODEL_FILES)
 WEIGHT_FILES = ("weights.safetensors", "weights.pth")
 """Files of the same checkpoint that `--mode=export` writes to the same folder."""

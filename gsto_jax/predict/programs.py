@@ -16,10 +16,15 @@ from gsto_jax.storage import error_reason, local_copy, read_file, to_path
 
 RUNTIMES = {".onnx": "onnx", ".jax": "jax"}
 """Runtime of an exported program by the suffix of its file."""
-FILES = ("model.onnx", "model.float16.onnx", "model.int8.onnx", "model.jax")
-"""Files of an export, in the order in which a folder is searched."""
+MODEL_FILES = {
+    "onnx": "model.onnx",
+    "onnx-float16": "model.float16.onnx",
+    "onnx-int8": "model.int8.onnx",
+    "jax": "model.jax",
+}
+"""Files of an export by format, in the order in which a folder is searched."""
 _PACKAGES = {"onnx": "onnxruntime", "jax": "jax"}
-_MODEL_OPTIONS = ("decode_options", "preprocessing", "settings")
+_REQUIRED_OBJECTS = ("decode_options", "preprocessing", "settings")
 
 Arrays = Mapping[str, np.ndarray]
 Call = Callable[[Arrays], dict[str, np.ndarray]]
@@ -64,14 +69,14 @@ def find_program(checkpoint: str | Path) -> Path | None:
 
     Args:
       checkpoint: a file `*.onnx` or `*.jax`, or the folder of an export, of which the first of
-        `FILES` is taken whose runtime is installed.
+        `MODEL_FILES` is taken whose runtime is installed.
     """
     path = to_path(checkpoint, "checkpoint")
     if path.suffix in RUNTIMES:
         return path
     if not (path / "model.json").is_file():
         return None
-    programs = [path / name for name in FILES if (path / name).is_file()]
+    programs = [path / name for name in MODEL_FILES.values() if (path / name).is_file()]
     usable = [program for program in programs if find_spec(_PACKAGES[RUNTIMES[program.suffix]])]
     return next(iter(usable or programs), None)
 
@@ -107,8 +112,8 @@ def _load_onnx(path: Path) -> tuple[Call, str | None]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error_reason(error)}") from None
     except Exception as error:  # those of onnxruntime have no public base
-        reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"{path} is damaged, or not an ONNX model: {reason}") from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is damaged, or not an ONNX model: {reason[:200]}") from None
     names = [output.name for output in session.get_outputs()]
 
     def call(inputs: Arrays) -> dict[str, np.ndarray]:
@@ -149,7 +154,7 @@ def _read_description(path: Path, text: str | None) -> dict[str, Any]:
     source = path if text is not None else path.with_name("model.json")
     try:
         value: Any = json.loads(text) if text is not None else read_json_object(source)
-        if all(isinstance(value[name], dict) for name in _MODEL_OPTIONS) and value["task"]:
+        if all(isinstance(value[name], dict) for name in _REQUIRED_OBJECTS) and value["task"]:
             DecodeOptions(**value["decode_options"])
             return dict(value)
     except (ValueError, LookupError, TypeError):

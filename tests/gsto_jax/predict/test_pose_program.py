@@ -118,3 +118,8 @@ def test_verify_rejects_distant_joints(tmp_path, monkeypatch):
         verifying._require(check, "float32", tmp_path)
     near = verifying._compare("model.int8.onnx", batch, *pair, dtype="int8")
     assert near.agreement == 1
+    one_moved = np.concatenate([moved[:1, :1], joints[:1, 1:]], 1), joints[1:]
+    pair = {"joints": joints}, {"joints": np.concatenate(one_moved)}
+    check = verifying._compare("model.jax", batch, *pair, dtype="float32")
+    assert check.agreement == pytest.approx(33 / 34)
+    verifying._require(check, "float32", tmp_path)
