@@ -1,7 +1,7 @@
 """Measures how branches and gates respond to the size of objects and to boundaries."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -68,8 +68,8 @@ def run(args: Any) -> None:
     run_setup.log_warnings(source.warnings, log)
     run_setup.log_compilation(eval_set, log)
     networks = {
-        _name(trained, list(models.values())): _measure(trained, eval_set, data.ignore_label)
-        for trained in models.values()
+        name: _measure(trained, eval_set, data.ignore_label)
+        for name, trained in zip(_names(models.values()), models.values(), strict=True)
     }
     folder = to_path(args.output or "explain", "--output")
     paths = [str(trained.path) for trained in models.values()]
@@ -130,11 +130,11 @@ def _single_pass(values: run_setup.Values) -> run_setup.Values:
     return values | {"eval": values["eval"] | protocol, "data": values["data"] | size}
 
 
-def _name(trained: TrainedModel, others: Sequence[TrainedModel]) -> str:
-    """Returns folder and step of a run, or the path if that names another checkpoint too."""
-    names = [f"{other.path.parents[1].name}, step {other.path.name}" for other in others]
-    name = f"{trained.path.parents[1].name}, step {trained.path.name}"
-    return name if names.count(name) == 1 else str(trained.path)
+def _names(models: Iterable[TrainedModel]) -> list[str]:
+    """Returns folder and step of each run, or the paths if two models have the same."""
+    paths = [model.path for model in models]
+    names = [f"{path.parents[1].name}, step {path.name}" for path in paths]
+    return names if len(set(names)) == len(names) else [*map(str, paths)]
 
 
 def _measure(

@@ -105,7 +105,7 @@ def run(args: Any) -> int:
 
 
 def _open_workdir(path: str) -> Workdir:
-    """Locks the workdir. In a bucket this may wait for a minute, in which SIGTERM ends it."""
+    """Locks the workdir. In a bucket this may wait for two minutes; SIGTERM ends it."""
     with progress.track("opening the workdir", resumable=True):
         return Workdir(path, lock=True)
 

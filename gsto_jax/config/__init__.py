@@ -54,8 +54,8 @@ class Config(Section, role=MODEL):
     task: str = option("segmentation", "Task", choices=("segmentation", "pose"))
     init_from: str = option(
         "",
-        "Weights to start from: a run, its best/, a checkpoint, or a .pth or .safetensors file "
-        "(docs/weights.md); empty: random weights",
+        "Weights to start from: a run, its best/, a checkpoint, a hub folder, or a .pth or "
+        ".safetensors file (docs/weights.md); empty: random weights",
         is_path=True,
     )
     init_prefix: str = option(

@@ -29,7 +29,7 @@ _LIBTPU_ENVIRONMENT = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans may run at a time
 }
-"""Environment in which libtpu loads without a TPU, and a child process would not find its own."""
+"""Environment in which libtpu loads without a TPU; a child process with it would find no TPU."""
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,7 @@ from gsto_jax.runs import checkpoint
 from gsto_jax.runs.checkpoint import Checkpoints, Record
 from gsto_jax.runs.early_stopping import early_stop_reason
 from gsto_jax.runs.goodput import RunTimer
-from gsto_jax.runs.initialization import (
-    network_changes,
-)
+from gsto_jax.runs.initialization import network_changes
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.training.input_advice import InputAdvice
 from gsto_jax.training.loop import (
@@ -82,7 +80,7 @@ class Experiment:
     timer: RunTimer = field(default_factory=RunTimer)
 
     def record(self, data_state: Any) -> Record:
-        """Returns what a checkpoint holds beside the train state."""
+        """Returns the contents of a checkpoint beside the train state."""
         return {"config": self.config, "train_set": self.train_set, "data": data_state}
 
     def train(

@@ -200,10 +200,9 @@ def _numbers(folder: Path) -> list[int]:
 
 
 def _read_latest(folder: Path) -> _Entry:
-    numbers = _numbers(folder)
-    while numbers:
+    while numbers := _numbers(folder):
         data = read_object(folder / f"{PREFIX}{numbers[-1]:06}")
         if data is not None:
             return _Entry(numbers[-1], data)
-        numbers.pop()  # removed since the listing
+        # It was removed since the listing, perhaps by the holder of a higher number: list again.
     return _Entry(0, b"")

@@ -1,11 +1,12 @@
 """Builds the network of a config, with the kernels and lane packing of a platform."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
-from gsto_jax.config import ModelConfig
-from gsto_jax.errors import UserError
+from gsto_jax.config import Config, ModelConfig
+from gsto_jax.errors import StatisticsError, UserError
 from gsto_jax.models.context_net import ContextNet
 from gsto_jax.models.hrnet import HRNet
 from gsto_jax.models.specs import ResNetSpec, get_spec
@@ -72,3 +73,21 @@ def resolve_implementation(name: str, platform: str) -> str | None:
         return name
     # An explicit "xla" keeps other platforms from tracing kernels.
     return None if platform in ("", "tpu") else "xla"
+
+
+def batch_norm_error(config: Config, shape: Sequence[int], error: StatisticsError) -> UserError:
+    """Returns an error that names the options that leave BN fewer than two values per channel.
+
+    Args:
+      config: options of the run.
+      shape: shape `b h w c` of the images of a pass.
+      error: the error of a BatchNorm.
+    """
+    train, bn_groups = config.train, config.model.bn_groups
+    return UserError(
+        f"{str(error).partition(':')[0]} would see fewer than 2 values per channel in training: "
+        f"with config.train.batch_size {train.batch_size}, config.train.grad_accum_steps "
+        f"{train.grad_accum_steps} and config.model.bn_groups {bn_groups} it normalizes "
+        f"{shape[0] // bn_groups} crops of {shape[1]} x {shape[2]} at a time. Use a larger batch, "
+        "fewer accumulation steps, fewer groups or a larger config.data.crop"
+    )

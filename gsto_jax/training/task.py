@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, Real
 
 from gsto_jax.config import Config
 from gsto_jax.devices.mesh import all_gather, mesh_platform, tree_shardings
-from gsto_jax.errors import StatisticsError, UserError
+from gsto_jax.errors import StatisticsError
 from gsto_jax.losses import MicrobatchWeights
 from gsto_jax.models.base import Outputs
 from gsto_jax.models.context_net import ContextNet
@@ -25,7 +25,7 @@ from gsto_jax.models.hrnet import HRNet
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.training.augmentation import augment, check_augment
 from gsto_jax.training.hyperparameters import Hyperparameters, step_hyperparameters
-from gsto_jax.training.network import build_network, resolve_implementation
+from gsto_jax.training.network import batch_norm_error, build_network, resolve_implementation
 from gsto_jax.training.optimizers import make_optimizer, update_ema
 from gsto_jax.training.parameter_groups import (
     Frozen,
@@ -344,7 +344,7 @@ def _gradient(
         try:
             outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
         except StatisticsError as error:
-            raise _batch_norm_error(task, images.shape, error) from None
+            raise batch_norm_error(task.config, images.shape, error) from None
         assert isinstance(outputs, Outputs)
         loss, by_stage = task.losses(outputs, batch, microbatch_weights, hyperparameters)
         losses = {"loss": loss} | {f"loss/{stage}": value for stage, value in by_stage.items()}
@@ -352,18 +352,6 @@ def _gradient(
 
     (_, (losses, new_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
     return grads, losses, new_stats
-
-
-def _batch_norm_error(task: Task, shape: Sequence[int], error: StatisticsError) -> UserError:
-    """Returns an error that names the options that leave BN fewer than two values per channel."""
-    train, model = task.config.train, task.config.model
-    return UserError(
-        f"{str(error).partition(':')[0]} would see fewer than 2 values per channel in training: "
-        f"with config.train.batch_size {train.batch_size}, config.train.grad_accum_steps "
-        f"{train.grad_accum_steps} and config.model.bn_groups {model.bn_groups} it normalizes "
-        f"{shape[0] // model.bn_groups} crops of {shape[1]} x {shape[2]} at a time. Use a larger "
-        "batch, fewer accumulation steps, fewer groups or a larger config.data.crop"
-    )
 
 
 def _accumulate(

@@ -112,9 +112,14 @@ def import_weights(
     path = file.files[0]
     try:
         if all(key.startswith(_COLLECTIONS) for key in file.arrays):
-            if prefix != AUTO:
-                raise UserError(f"the file holds one network: drop the prefix {prefix!r}")
-            network = LocatedNetwork({}, "", (), {}, ())
+            if prefix not in (AUTO, ""):
+                raise UserError(
+                    f"config.init_prefix must be {AUTO!r} for variables of this package; "
+                    f"got {prefix!r}"
+                )
+            network = LocatedNetwork(
+                state_dict={}, prefix="", other_prefixes=(), unused={}, notes=()
+            )
             result = transfer(unflatten_dict(file.arrays, sep="/"), variables, outputs="outputs")
         else:
             network = locate_network(file.arrays, variables, prefix)

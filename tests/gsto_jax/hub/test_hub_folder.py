@@ -102,7 +102,7 @@ def test_a_folder_or_its_file_starts_runs(segmentation):
         imported = import_weights(path, zeros)
         assert (imported.record["format"], imported.unused) == ("gsto_jax", {})
         assert_equal(imported.variables, trained)
-    with pytest.raises(UserError, match=r"prefix 'model\.'"):
+    with pytest.raises(UserError, match=r"init_prefix .*'model\.'"):
         import_weights(folder, zeros, prefix="model.")
     _, fewer = create_model("gsto_hrnet_mini", 5, gtm=("none", "none", "supervised"))
     imported = import_weights(folder, fewer)

@@ -117,6 +117,14 @@ def test_a_lock_can_be_broken_by_hand(folder, monkeypatch):
     second.close()
 
 
+def test_a_lock_that_vanishes_during_a_read_has_a_successor(folder, monkeypatch):
+    """Another start creates the next number and removes the listed one before it is read."""
+    held, numbers, stale = BucketLock(folder), lock._numbers, [[0]]
+    monkeypatch.setattr(lock, "_numbers", lambda folder: stale.pop() if stale else numbers(folder))
+    assert lock._read_latest(folder).number == 1 and not stale
+    held.close()
+
+
 def test_an_outage_does_not_lose_the_lock(folder, emulator):
     held = BucketLock(folder)
     emulator.unavailable(0.5)
