@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from gsto_jax.devices.compilation_cache import use_compilation_cache
 from gsto_jax.devices.mesh import local_shard, put_batch
 from gsto_jax.errors import UserError
 from gsto_jax.evaluation.loop import Batch, run_pipelined
+from gsto_jax.files import make_folder
 from gsto_jax.runs.trained import TrainedModel, load_trained
 from gsto_jax.segmentation.eval_set import SegmentationEvalSet
 from gsto_jax.segmentation.inference import SegmentationPrograms
@@ -35,7 +37,7 @@ from gsto_jax.segmentation.scale_results import (
     write_results,
 )
 from gsto_jax.segmentation.task import SegmentationTask
-from gsto_jax.storage import to_path
+from gsto_jax.storage import error_reason, to_path
 from modes import command_line, run_setup
 from modes.terminal_output import log
 
@@ -58,6 +60,7 @@ def run(args: Any) -> None:
         raise UserError(f"--compare={args.compare} must be another checkpoint than --checkpoint")
     for flag, trained in models.items():
         _check_network(flag, trained, data)
+    folder = _make_output_folder(args.output or "explain")
     use_compilation_cache(task.config.run.compilation_cache)
     mesh = models["--checkpoint"].mesh
     data = run_setup.choose_workers(replace(data, instance_sizes=()), 1)
@@ -71,7 +74,6 @@ def run(args: Any) -> None:
         name: _measure(trained, eval_set, data.ignore_label)
         for name, trained in zip(_names(models.values()), models.values(), strict=True)
     }
-    folder = to_path(args.output or "explain", "--output")
     paths = [str(trained.path) for trained in models.values()]
     about = {"split": eval_set.split, "checkpoints": dict(zip(networks, paths, strict=True))}
     write_results(folder, networks, about)
@@ -101,6 +103,18 @@ def _check_config(checkpoint: str) -> None:
             f"--checkpoint={checkpoint} must be a run with config.json, or a STEP in its "
             "checkpoints/; or pass the config of the data as --config"
         )
+
+
+def _make_output_folder(path: str) -> Path:
+    """Creates the folder of the results. Raises UserError if that fails."""
+    folder = to_path(path, "--output")
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise UserError(
+            f"--output must be a folder that can be written; got {folder} ({error_reason(error)})"
+        ) from None
+    return folder
 
 
 def _check_network(flag: str, trained: TrainedModel, data: DataConfig) -> None:

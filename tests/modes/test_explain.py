@@ -144,8 +144,13 @@ def test_images_of_other_channels(monkeypatch):
 
 def test_checkpoints_of_equal_folders_are_named_by_path():
     same = [trained(SmallTask, f"{folder}/run/checkpoints/7") for folder in "ab"]
-    names = [explain._name(model, same) for model in same]
-    assert names == [str(model.path) for model in same]
+    assert explain._names(same) == [str(model.path) for model in same]
+
+
+def test_results_need_a_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--output must be a folder"):
+        explain.run(flags(tmp_path / "file"))
 
 
 @pytest.mark.slow
