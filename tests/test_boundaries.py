@@ -128,14 +128,15 @@ assert not loaded, loaded
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_public_names_are_imported_when_used():
-    for name in gsto_jax.__all__:
-        assert getattr(gsto_jax, name) is not None
-    assert set(gsto_jax.__all__) <= set(dir(gsto_jax))
+@pytest.mark.parametrize("package", [gsto_jax, data_pipelines])
+def test_public_names_are_imported_when_used(package):
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    assert set(package.__all__) <= set(dir(package))
     with pytest.raises(AttributeError, match="HRNett"):
-        _ = gsto_jax.HRNett
+        _ = package.HRNett
     # What type checkers see is what there is.
-    tree = ast.parse((ROOT / "gsto_jax" / "__init__.py").read_text())
+    tree = ast.parse(Path(package.__file__).read_text())
     static = [
         alias.name
         for branch in tree.body
@@ -143,7 +144,7 @@ def test_public_names_are_imported_when_used():
         for node in branch.body
         for alias in node.names
     ]
-    assert sorted(static) == sorted(gsto_jax.__all__)
+    assert sorted(static) == sorted(package.__all__)
 
 
 def test_the_library_imports_no_training_extra():
