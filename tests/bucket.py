@@ -172,47 +172,48 @@ def _router(emulator_server, objects, faults):
                 return self._handle(method, name, query)
 
         def _handle(self, method, name, query):
-            if status := self._unmet_condition(method, name, query):
-                return _answer(
-                    self._request_handler, status, {"error": {"message": "conditionNotMet"}}
-                )
-            self._add_generation(method, name, query)
+            handler = self._request_handler
+            if status := _unmet_condition(handler.storage, method, name, query):
+                return _answer(handler, status, {"error": {"message": "conditionNotMet"}})
+            _add_generation(handler, method, name, query)
             return super().handle(method)
 
-        def _unmet_condition(self, method, name, query):
-            """Returns the status of a request whose generation differs from the expected one."""
-            if name is None:
-                return None
-            generation = _generation(self._request_handler.storage, name)
-            if query.get("ifGenerationMatch", generation) != generation:
-                return HTTPStatus.PRECONDITION_FAILED
-            if query.get("ifGenerationNotMatch") == generation:
-                is_read = method == "GET"
-                return HTTPStatus.NOT_MODIFIED if is_read else HTTPStatus.PRECONDITION_FAILED
-            return None
-
-        def _add_generation(self, method, name, query):
-            handler = self._request_handler
-            if name is None or method != "GET":
-                return
-            generation = _generation(handler.storage, name)
-            if generation == "0":
-                return
-            requested = re.fullmatch(r"bytes=-(\d+)", handler.headers.get("Range", "").strip())
-            if requested:
-                size = len(handler.storage.get_file(NAME, name))
-                start = max(0, size - int(requested[1]))
-                handler.headers.replace_header("Range", f"bytes={start}-{max(size - 1, 0)}")
-            if "alt" in query:
-                end_headers = handler.end_headers
-
-                def end_with_generation():
-                    handler.send_header("x-goog-generation", generation)
-                    end_headers()
-
-                handler.end_headers = end_with_generation
-
     return Router
+
+
+def _unmet_condition(storage, method, name, query):
+    """Returns the status of a request whose generation differs from the expected one."""
+    if name is None:
+        return None
+    generation = _generation(storage, name)
+    if query.get("ifGenerationMatch", generation) != generation:
+        return HTTPStatus.PRECONDITION_FAILED
+    if query.get("ifGenerationNotMatch") == generation:
+        is_read = method == "GET"
+        return HTTPStatus.NOT_MODIFIED if is_read else HTTPStatus.PRECONDITION_FAILED
+    return None
+
+
+def _add_generation(handler, method, name, query):
+    """Adds the generation to the answer of a read, and resolves a range from the end."""
+    if name is None or method != "GET":
+        return
+    generation = _generation(handler.storage, name)
+    if generation == "0":
+        return
+    requested = re.fullmatch(r"bytes=-(\d+)", handler.headers.get("Range", "").strip())
+    if requested:
+        size = len(handler.storage.get_file(NAME, name))
+        start = max(0, size - int(requested[1]))
+        handler.headers.replace_header("Range", f"bytes={start}-{max(size - 1, 0)}")
+    if "alt" in query:
+        end_headers = handler.end_headers
+
+        def end_with_generation():
+            handler.send_header("x-goog-generation", generation)
+            end_headers()
+
+        handler.end_headers = end_with_generation
 
 
 def _object_name(path, query, body):
