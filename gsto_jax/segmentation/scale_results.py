@@ -25,9 +25,8 @@ CSV_FILE, JSON_FILE, FIGURE_FILES = "explain.csv", "explain.json", ("explain.svg
 
 
 def bin_names(edges: Sequence[float]) -> list[str]:
-    """Returns the names of bins, such as "<8", "8-16" and ">=256"."""
-    inner = [f"{low:g}-{high:g}" for low, high in pairwise(edges[1:-1])]
-    return [f"<{edges[1]:g}", *inner, f">={edges[-2]:g}"]
+    """Returns the names of bins, such as "2-8", "8-16" and ">=256"."""
+    return [*(f"{low:g}-{high:g}" for low, high in pairwise(edges[:-1])), f">={edges[-2]:g}"]
 
 
 def awareness_tables(networks: Mapping[str, ScaleAwareness], split: str) -> Iterator[Table]:

@@ -303,4 +303,4 @@ def test_tables_of_one_and_two_networks():
 def test_bins_have_names(edges):
     names = bin_names(edges)
     assert len(names) == len(edges) - 1
-    assert names[0] == f"<{edges[1]:g}" and names[1] == f"{edges[1]:g}-{edges[2]:g}"
+    assert names[0] == f"{edges[0]:g}-{edges[1]:g}" and names[-1] == f">={edges[-2]:g}"
