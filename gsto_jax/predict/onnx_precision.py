@@ -165,16 +165,32 @@ def _kept_nodes(model: Any) -> list[str]:
         for name in node.input:
             consumers.setdefault(name, []).append(node)
     network = _network_values(model)
-    kept = [convs[0].name]
+    kept = [convs[0].name, *_gate_nodes(model, network)]
     kept += [x.name for x in nodes if x.op_type != "Conv" and not network & set(x.output)]
     for conv in convs:
-        following, kinds = [conv], list[str]()
-        while len(following) == 1 and len(kinds) < 4:
-            kinds.append(following[0].op_type)
-            following = consumers.get(following[0].output[0], [])
-        if "Sigmoid" in kinds or not (network & {x for node in following for x in node.output}):
+        following = [conv]
+        for _ in range(
+            4
+        ):  # a convolution is a last one if no network follows its transpose or bias
+            if len(following) == 1:
+                following = consumers.get(following[0].output[0], [])
+        if not (network & {x for node in following for x in node.output}):
             kept.append(conv.name)
     return kept
+
+
+def _gate_nodes(model: Any, network: set[str]) -> list[str]:
+    """Returns the names of the nodes from the 1x1 convolution of each gate to its sigmoid."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    names = []
+    for node in [x for x in model.graph.node if x.op_type == "Sigmoid"]:
+        while node.op_type not in ("Conv", "Einsum", "MatMul"):
+            inputs = [name for name in node.input if name in network]
+            if len(inputs) != 1:
+                break
+            node = producers[inputs[0]]
+            names.append(node.name)
+    return names
 
 
 @contextmanager

@@ -125,6 +125,41 @@ def test_precisions_keep_inputs_outputs_and_metadata():
     assert types.count(onnx.TensorProto.FLOAT16) >= 2
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_gates_stay_float32():
+    import onnx
+
+    from gsto_jax.predict.onnx_precision import to_int8
+
+    model = graph()
+    # Between the layers: image -> conv -> r0 -> gate * r0 -> conv, as the gates of a network.
+    make = onnx.helper.make_node
+    gate = [
+        make("Einsum", ["r0", "gate_kernel"], ["g0"], equation="bhwc,cn->bhwn"),
+        make("Mul", ["g0", "gate_scale"], ["g1"]),
+        make("Add", ["g1", "gate_shift"], ["g2"]),
+        make("Relu", ["g2"], ["g3"]),
+        make("Sigmoid", ["g3"], ["g4"]),
+        make("Mul", ["g4", "r0"], ["gated"]),
+    ]
+    nodes = list(model.graph.node)
+    nodes[8].input[0] = "gated"
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:8], *gate, *nodes[8:]])
+    constants = {"gate_kernel": (5, 1), "gate_scale": (1, 1, 1, 1), "gate_shift": (1, 1, 1, 1)}
+    for name, shape in constants.items():
+        values = np.full(shape, 0.3, np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    inputs = [{"image": np.random.default_rng(2).normal(size=(1, 6, 7, 3)).astype(np.float32)}]
+    changed = onnx.load_from_string(to_int8(model.SerializeToString(), inputs))
+    producers = {name: x for x in changed.graph.node for name in x.output}
+    kinds, node = [], next(x for x in changed.graph.node if x.op_type == "Sigmoid")
+    for _ in range(4):
+        node = producers[node.input[0]]
+        kinds.append(node.op_type)
+    assert kinds == ["Relu", "Add", "Mul", "Einsum"]
+
+
 def test_spread():
     from gsto_jax.predict.onnx_precision import spread
 
