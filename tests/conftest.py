@@ -67,13 +67,14 @@ def x64():
 
 
 @pytest.fixture
-def emulator(monkeypatch):
+def emulator():
     """Emulator of a bucket on this machine; its methods inject faults (`tests.bucket`)."""
     pytest.importorskip("gcp_storage_emulator")
     running = start_emulator()
-    for name, value in running.variables.items():
-        monkeypatch.setenv(name, value)
-    return running
+    with pytest.MonkeyPatch.context() as patch:  # which no test's `monkeypatch.undo()` undoes
+        for name, value in running.variables.items():
+            patch.setenv(name, value)
+        yield running
 
 
 @pytest.fixture

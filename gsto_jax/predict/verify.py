@@ -245,8 +245,8 @@ call = lambda inputs: run(*inputs.values())
     ".onnx": """
 import onnxruntime
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-names = [output.name for output in session.get_outputs()]
-call = lambda inputs: dict(zip(names, session.run(names, inputs)))
+output_names = [output.name for output in session.get_outputs()]
+call = lambda inputs: dict(zip(output_names, session.run(output_names, inputs)))
 """,
 }
 _RUN = """
@@ -256,8 +256,8 @@ import numpy as np
 model = open(sys.argv[1], "rb").read()
 {loader}
 arrays, outputs = np.load(sys.argv[2]), {{}}
-for n, names in enumerate(json.loads(sys.argv[4])):
-    results = call({{name: arrays[f"{{n}}/{{name}}"] for name in names}})
+for n, input_names in enumerate(json.loads(sys.argv[4])):
+    results = call({{name: arrays[f"{{n}}/{{name}}"] for name in input_names}})
     outputs |= {{f"{{n}}/{{name}}": np.asarray(value) for name, value in results.items()}}
 np.savez(sys.argv[3], **outputs)
 """
