@@ -42,7 +42,6 @@ from PIL import Image
 
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import ImageError, decode, read_header
-from gsto_jax.predict.exported import check_size, check_task
 from gsto_jax.predict.programs import Program, find_program, load_program
 
 SOCKET_SECONDS = 20  # that a client may pause
@@ -79,7 +78,7 @@ def parse_arguments() -> argparse.Namespace:
         if args.program is None:
             parser.error(f"{args.model} has no program: pass the folder that --mode=export wrote")
         args.program = load_program(args.program)
-        check_task(args.program, "segmentation")
+        args.program.check_task("segmentation")
     except UserError as error:
         parser.error(str(error))
     return args
@@ -240,7 +239,7 @@ class Handler(BaseHTTPRequestHandler):
             if math.prod(read_header(data, sys.maxsize).size) > most:
                 return 413, f"send an image of at most {most} pixels".encode(), TEXT
             pixels = decode(data, program.decode_options).pixels
-            check_size(program, pixels.shape[:2])
+            program.check_size(pixels.shape[:2])
             labels = self.server.predict(pixels)
         except (ImageError, UserError) as error:
             return 400, f"cannot predict the image: {error}".encode(), TEXT

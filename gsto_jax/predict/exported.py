@@ -6,27 +6,25 @@ Needs NumPy, OpenCV and Pillow, and jaxtyping.
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from gsto_jax.drawing.tiles import Color, as_rgb
 from gsto_jax.errors import UserError
-from gsto_jax.image_files import DecodeOptions
 from gsto_jax.ops.sizes import PUBLISHED, downscaled_size, round_up, scaled_size
 from gsto_jax.ops.taps import linear_taps
+from gsto_jax.predict.exported_base import BaseExportedPredictor
 from gsto_jax.predict.media import load_pixels
 from gsto_jax.predict.outputs import MEASURES
 from gsto_jax.predict.prediction import Prediction
-from gsto_jax.predict.programs import Program, load_program
 from gsto_jax.types import Size
 
 _STRIP_ROWS = 64  # of an image whose probabilities are computed at a time
 
 
 @dataclass(frozen=True)
-class ExportedPredictor:
+class ExportedPredictor(BaseExportedPredictor):
     """An exported segmentation network; predicts as `gsto_jax.predict.segmentation.Predictor`.
 
     Attributes:
@@ -42,28 +40,14 @@ class ExportedPredictor:
       >>> labels = predictor("street.jpg").labels
     """
 
-    program: Program
+    task_name = "segmentation"
+
     unsure_below: float = 0.0
 
     def __post_init__(self) -> None:
-        check_task(self.program, "segmentation")
+        super().__post_init__()
         if not 0 <= self.unsure_below <= 1:
             raise UserError(f"unsure_below must be a probability in 0..1; got {self.unsure_below}")
-
-    @classmethod
-    def load(cls, path: str | Path, **options: Any) -> "ExportedPredictor":
-        """Loads a program; see `gsto_jax.predict.programs.load_program`."""
-        return cls(load_program(path), **options)
-
-    @property
-    def checkpoint(self) -> Path:
-        """Path of the program."""
-        return self.program.path
-
-    @property
-    def decode_options(self) -> DecodeOptions:
-        """How image files are decoded, as in training."""
-        return self.program.decode_options
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -96,7 +80,7 @@ class ExportedPredictor:
         if unknown := [name for name in measures if name not in MEASURES]:
             raise UserError(f"measures must be some of {', '.join(MEASURES)}; got {unknown[0]!r}")
         pixels = load_pixels(image, self.decode_options)
-        check_size(self.program, (pixels.shape[0], pixels.shape[1]))
+        self.program.check_size((pixels.shape[0], pixels.shape[1]))
         outputs = self.program.call({"image": pixels[None]})
         labels, values = outputs["labels"][0], {}
         needed = {*measures, *(("confidence",) if self.unsure_below else ())}
@@ -184,24 +168,6 @@ def class_probabilities(
         limits = np.finfo(scores.dtype)
         scores = np.clip(scores, limits.tiny, limits.max / (8 * scores.shape[-1]))
     return scores / scores.sum(-1, keepdims=True)
-
-
-def check_task(program: Program, task: str) -> None:
-    """Raises UserError for a program of another task."""
-    if program.task_name != task:
-        raise UserError(
-            f"program must be of a {task} task; got {program.path}, of a {program.task_name} task"
-        )
-
-
-def check_size(program: Program, size: Size) -> None:
-    """Raises UserError for an image of a size (h, w) that the program does not take."""
-    if program.onnx_size not in (None, size):
-        height, width = program.onnx_size or size
-        raise UserError(
-            f"{program.path} takes images of {height}x{width}; got {size[0]}x{size[1]} (height x "
-            "width). Export without --onnx_size for any size"
-        )
 
 
 def _resize(

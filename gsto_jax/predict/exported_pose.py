@@ -6,17 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from gsto_jax.image_files import DecodeOptions
-from gsto_jax.predict.exported import check_size, check_task
+from gsto_jax.predict.exported_base import BaseExportedPredictor
 from gsto_jax.predict.media import load_pixels
 from gsto_jax.predict.pose_prediction import PosePrediction, check_boxes
-from gsto_jax.predict.programs import Program, load_program
 
 _BATCH_SIZE = 16  # persons at a time, which bounds memory
 
 
 @dataclass(frozen=True)
-class ExportedPosePredictor:
+class ExportedPosePredictor(BaseExportedPredictor):
     """An exported pose network; predicts as `gsto_jax.predict.pose.PosePredictor`.
 
     Attributes:
@@ -30,25 +28,7 @@ class ExportedPosePredictor:
       >>> poses = predictor("people.jpg", boxes=[[48, 20, 90, 210]]).poses
     """
 
-    program: Program
-
-    def __post_init__(self) -> None:
-        check_task(self.program, "pose")
-
-    @classmethod
-    def load(cls, path: str | Path) -> "ExportedPosePredictor":
-        """Loads a program; see `gsto_jax.predict.programs.load_program`."""
-        return cls(load_program(path))
-
-    @property
-    def checkpoint(self) -> Path:
-        """Path of the program."""
-        return self.program.path
-
-    @property
-    def decode_options(self) -> DecodeOptions:
-        """How image files are decoded, as in training."""
-        return self.program.decode_options
+    task_name = "pose"
 
     @property
     def joints(self) -> tuple[str, ...]:
@@ -71,7 +51,7 @@ class ExportedPosePredictor:
         """Predicts the joints of persons; arguments and errors as of `PosePredictor`."""
         rgb = load_pixels(image, self.decode_options)
         size = height, width = rgb.shape[0], rgb.shape[1]
-        check_size(self.program, size)
+        self.program.check_size(size)
         person_boxes = check_boxes([(0, 0, width, height)] if boxes is None else boxes, size)
         poses = [np.zeros((0, len(self.joints), 3), np.float32)]
         scores = [np.zeros(0, np.float32)]

@@ -55,18 +55,18 @@ class Graph:
 
         self._helper, self.graph = numpy_helper, model.graph
         self._constants = {x.name: x for x in model.graph.initializer}
-        self._producers = {name: x for x in model.graph.node for name in x.output}
-        self._consumers: dict[str, list[Any]] = {}
+        self.producers = {name: x for x in model.graph.node for name in x.output}
+        self.consumers: dict[str, list[Any]] = {}
         for node in model.graph.node:
             for name in node.input:
-                self._consumers.setdefault(name, []).append(node)
+                self.consumers.setdefault(name, []).append(node)
         self._outputs = {x.name for x in model.graph.output}
 
     def constant(self, name: str) -> np.ndarray | None:
         """Returns the value of a constant, or of a transposed constant; else None."""
         if name in self._constants:
             return self._helper.to_array(self._constants[name])
-        node = self._producers.get(name)
+        node = self.producers.get(name)
         if node is None or node.op_type != "Transpose":
             return None
         value = self.constant(node.input[0])
@@ -76,7 +76,7 @@ class Graph:
     def only_consumer(self, node: Any) -> Any:
         """Returns the only node that uses the output of a node; None if there are more or none."""
         (name,) = node.output
-        consumers = self._consumers.get(name, [])
+        consumers = self.consumers.get(name, [])
         return consumers[0] if len(consumers) == 1 and name not in self._outputs else None
 
     def channel_values(self, node: Any, value: str, channels: int) -> np.ndarray | None:
@@ -102,11 +102,11 @@ class Graph:
     def remove(self, nodes: list[Any], replacement: str) -> None:
         """Removes a chain of nodes, whose last output is replaced."""
         (last,) = nodes[-1].output
-        for node in self._consumers.get(last, []):
+        for node in self.consumers.get(last, []):
             for n, name in enumerate(node.input):
                 if name == last:
                     node.input[n] = replacement
-        self._consumers[replacement] = self._consumers.get(last, [])
+        self.consumers[replacement] = self.consumers.get(last, [])
         for node in nodes:
             self.graph.node.remove(node)
 

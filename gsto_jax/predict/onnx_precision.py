@@ -17,6 +17,8 @@ from gsto_jax.predict.onnx_graph import Graph
 
 PRECISIONS = ("float16", "int8")
 _QUANTIZED_KINDS = ("Conv", "Relu", "Add")
+_MAX_FOLLOWING = 4
+"""Nodes after a convolution, such as its transpose and bias, within which the network goes on."""
 
 
 def to_float16(model_bytes: bytes) -> bytes:
@@ -160,35 +162,28 @@ def _kept_nodes(model: Any) -> list[str]:
     """Returns the names of the nodes that stay float32."""
     nodes = model.graph.node
     convs = [x for x in nodes if x.op_type == "Conv"]
-    consumers: dict[str, list[Any]] = {}
-    for node in nodes:
-        for name in node.input:
-            consumers.setdefault(name, []).append(node)
-    network = _network_values(model)
-    kept = [convs[0].name, *_gate_nodes(model, network)]
+    graph, network = Graph(model), _network_values(model)
+    kept = [convs[0].name, *_gate_nodes(graph, network)]
     kept += [x.name for x in nodes if x.op_type != "Conv" and not network & set(x.output)]
     for conv in convs:
         following = [conv]
-        for _ in range(
-            4
-        ):  # a convolution is a last one if no network follows its transpose or bias
+        for _ in range(_MAX_FOLLOWING):
             if len(following) == 1:
-                following = consumers.get(following[0].output[0], [])
+                following = graph.consumers.get(following[0].output[0], [])
         if not (network & {x for node in following for x in node.output}):
             kept.append(conv.name)
     return kept
 
 
-def _gate_nodes(model: Any, network: set[str]) -> list[str]:
+def _gate_nodes(graph: Graph, network: set[str]) -> list[str]:
     """Returns the names of the nodes from the 1x1 convolution of each gate to its sigmoid."""
-    producers = {name: node for node in model.graph.node for name in node.output}
     names = []
-    for node in [x for x in model.graph.node if x.op_type == "Sigmoid"]:
+    for node in [x for x in graph.graph.node if x.op_type == "Sigmoid"]:
         while node.op_type not in ("Conv", "Einsum", "MatMul"):
             inputs = [name for name in node.input if name in network]
             if len(inputs) != 1:
                 break
-            node = producers[inputs[0]]
+            node = graph.producers[inputs[0]]
             names.append(node.name)
     return names
 

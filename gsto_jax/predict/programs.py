@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from gsto_jax.errors import UserError
+from gsto_jax.errors import UserError, first_line
 from gsto_jax.files import read_json_object
 from gsto_jax.image_files import DecodeOptions
 from gsto_jax.storage import error_reason, local_copy, read_file, to_path
+from gsto_jax.types import Size
 
 RUNTIMES = {".onnx": "onnx", ".jax": "jax"}
 """Runtime of an exported program by the suffix of its file."""
@@ -58,10 +59,26 @@ class Program:
         return DecodeOptions(**self.description["decode_options"])
 
     @property
-    def onnx_size(self) -> tuple[int, int] | None:
+    def onnx_size(self) -> Size | None:
         """Size (h, w) of the images that the program takes; None for any."""
         size = self.description.get("onnx_size") if self.runtime == "onnx" else None
         return None if size is None else (int(size[0]), int(size[1]))
+
+    def check_task(self, task: str) -> None:
+        """Raises UserError if the program is of another task."""
+        if self.task_name != task:
+            raise UserError(
+                f"program must be of a {task} task; got {self.path}, of a {self.task_name} task"
+            )
+
+    def check_size(self, size: Size) -> None:
+        """Raises UserError for an image of a size (h, w) that the program does not take."""
+        if self.onnx_size not in (None, size):
+            height, width = self.onnx_size or size
+            raise UserError(
+                f"{self.path} takes images of {height}x{width}; got {size[0]}x{size[1]} (height x "
+                "width). Export without --onnx_size for any size"
+            )
 
 
 def find_program(checkpoint: str | Path) -> Path | None:
@@ -112,8 +129,7 @@ def _load_onnx(path: Path) -> tuple[Call, str | None]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error_reason(error)}") from None
     except Exception as error:  # those of onnxruntime have no public base
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is damaged, or not an ONNX model: {reason[:200]}") from None
+        raise UserError(f"{path} is damaged, or not an ONNX model: {first_line(error)}") from None
     names = [output.name for output in session.get_outputs()]
 
     def call(inputs: Arrays) -> dict[str, np.ndarray]:
