@@ -16,7 +16,6 @@ Needs Linux and an otherwise idle machine: other programs slow PyTorch's threads
 """
 
 import argparse
-import csv
 import importlib
 import json
 import os
@@ -35,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
+from benchmarks.csv_rows import write_rows
 from gsto_jax.devices.host_memory import keep_freed_memory
 
 CORES = 2
@@ -335,10 +335,7 @@ def main(args: argparse.Namespace) -> None:
     machine = f"{platform.machine()}_{len(cores)}cores"
     versions = f"jax{jax.__version__}_torch{torch_process.version.partition('+')[0]}"
     default = Path(__file__).parent / f"cpu_speed_{machine}_{versions}.csv"
-    with (Path(args.csv) if args.csv else default).open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(args.csv or default, rows)
 
 
 if __name__ == "__main__":

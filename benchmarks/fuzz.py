@@ -14,7 +14,6 @@ seed gives the same inputs. Exits with status 1 if there was a failure.
 """
 
 import argparse
-import csv
 import json
 import logging
 import math
@@ -32,6 +31,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.csv_rows import write_rows
 from benchmarks.fuzz_targets import TARGETS
 from benchmarks.fuzz_targets.mutation import Target
 
@@ -143,10 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows.append(fuzz_target(name, count, args.seed, args.failures))
         print(rows[-1], f"{time.monotonic() - start_time:.0f} s", flush=True)
     if args.csv:
-        with args.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(args.csv, rows)
     totals = {k: sum(int(str(row[k])) for row in rows) for k in ("inputs", *OUTCOMES)}
     failed = totals["failed"] > 0
     print(f"seed {args.seed}: {totals}" + (f"; see {args.failures}" if failed else ""))

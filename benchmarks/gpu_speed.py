@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.csv_rows import write_rows
 from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch, replicated_sharding
 from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.runs.tasks import task_from_config
@@ -357,10 +358,7 @@ def write(rows: Sequence[dict[str, Any]], name: str, device: str, args: Any) -> 
         rows = list(with_ratios(merged))
     for row in rows:
         print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(path, rows)
 
 
 if __name__ == "__main__":

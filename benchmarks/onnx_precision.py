@@ -11,7 +11,6 @@ that a change of the machine's load affects both sides. Writes a CSV next to thi
 """
 
 import argparse
-import csv
 import json
 import platform
 import statistics
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import onnxruntime
 
+from benchmarks.csv_rows import write_rows
 from data_pipelines import DataConfig, make_source
 from gsto_jax.segmentation.metrics import compute_scores, confusion_matrix_numpy
 
@@ -111,10 +111,7 @@ def main() -> None:
     dataset = Path(config.root).name or config.source
     versions = f"{dataset}_{platform.machine()}_onnxruntime{onnxruntime.__version__}"
     path = args.csv or Path(__file__).with_name(f"onnx_precision_{versions}.csv")
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(path, rows)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ idle machine; the CPU time of an image, of all threads, is in the CSV for others
 """
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -34,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import cpu_speed
 import numpy as np
 
+from benchmarks.csv_rows import write_rows
 from gsto_jax.devices.host_memory import keep_freed_memory
 
 MIN_LABEL_AGREEMENT = 0.999
@@ -186,10 +186,7 @@ def main(args: argparse.Namespace) -> None:
         versions.append(f"torch{torch_process.version.partition('+')[0]}")
     machine = f"{platform.machine()}_{len(cores)}cores"
     default = Path(__file__).with_name(f"predict_runtimes_{machine}_{'_'.join(versions)}.csv")
-    with (Path(args.csv) if args.csv else default).open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(args.csv or default, rows)
 
 
 if __name__ == "__main__":

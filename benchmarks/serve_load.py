@@ -9,7 +9,6 @@ grows after the warm-up by more than 5 %, or if the server does not stop at SIGT
 """
 
 import argparse
-import csv
 import io
 import json
 import platform
@@ -32,6 +31,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from benchmarks.csv_rows import write_rows
 from gsto_jax.predict.exported import ExportedPredictor
 from gsto_jax.predict.programs import find_program
 
@@ -179,11 +179,7 @@ def main(args: argparse.Namespace) -> None:
             process.kill()
     print(", ".join(f"{name} {value}" for name, value in row.items()))
     if args.csv:
-        with Path(args.csv).open("w", newline="") as file:
-            row = {"machine": platform.machine(), "model": model.name} | row
-            writer = csv.DictWriter(file, list(row), lineterminator="\n")
-            writer.writeheader()
-            writer.writerow(row)
+        write_rows(args.csv, [{"machine": platform.machine(), "model": model.name} | row])
     if load.errors:
         sys.exit(f"{len(load.errors)} errors, the first: {load.errors[0]}")
 
