@@ -103,10 +103,13 @@ def verify(
             f"{folder} must be an export of {predictor.checkpoint}; got one of {checkpoint}"
         )
     network_dtype = predictor.task.config.model.dtype
-    inputs = random_inputs(predictor, None) if batches is None else list(batches)
-    references, checks = {"any": (inputs, _predict(predictor, inputs))}, []
+    any_size = random_inputs(predictor, None) if batches is None else list(batches)
+    references: dict[str, tuple[Sequence[Arrays], list[Arrays]]] = {}
+    checks = []
     for name in names:
-        dtype, kind = next((x for x in PRECISIONS if x in name), network_dtype), "any"
+        dtype = next((x for x in PRECISIONS if x in name), network_dtype)
+        kind: str = "any"
+        inputs: Sequence[Arrays] = any_size
         if dtype == "int8" and len(images):
             kind, inputs = "images", list(calibration_inputs(predictor, images, fixed))
         elif name.endswith(".onnx") and fixed:
