@@ -14,7 +14,7 @@ from data_pipelines.labels import CITYSCAPES
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the config; `:baseline` is HRNetV2; `:trainval`, `:ohem`."""
+    """Returns the config; `:baseline` is HRNetV2; `:trainval`, `:ohem`, `:ocr`."""
     config = base.get_config()
     config.name = "cityscapes_w18s"
     set_cityscapes(config)
@@ -53,5 +53,13 @@ def set_ohem(config: ConfigDict) -> None:
     config.loss.terms = (("ohem", 1.0),)
 
 
-CITYSCAPES_SETTERS = {"trainval": set_trainval, "ohem": set_ohem}
+def set_ocr(config: ConfigDict) -> None:
+    """Adds object-contextual representations, with the settings of the published HRNet-OCR."""
+    config.name += "-ocr"
+    config.model.hrnet.head = "ocr"
+    config.model.align_corners = True
+    config.model.bn_momentum = 0.9
+
+
+CITYSCAPES_SETTERS = {"trainval": set_trainval, "ohem": set_ohem, "ocr": set_ocr}
 """Further arguments after the colon."""

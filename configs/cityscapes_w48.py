@@ -14,7 +14,7 @@ from configs.cityscapes_w18s import CITYSCAPES_SETTERS, set_cityscapes
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the config; `:baseline` is HRNetV2; `:trainval`, `:ohem`."""
+    """Returns the config; `:baseline` is HRNetV2; `:trainval`, `:ohem`, `:ocr`."""
     config = base.get_config()
     config.name = "cityscapes_w48"
     config.model.variant = "w48"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from gsto_jax.config.fields import MODEL, OPTIMIZER, RUNTIME, Section, option, subsection
 
 if TYPE_CHECKING:
-    from gsto_jax.models.specs import AttentionSpec, GSTOSpec, HRNetSpec, ResNetSpec
+    from gsto_jax.models.specs import AttentionSpec, GSTOSpec, HRNetSpec, OCRSpec, ResNetSpec
 
 _GATES = {
     "none": "no gates",
@@ -58,15 +58,35 @@ class HRNetConfig(Section, prefix="model.hrnet", role=MODEL):
     head: str = option(
         "v2",
         "Head",
-        choices={"v2": "all branches, concatenated", "v1": "branch 0 only (HRNet pose)"},
+        choices={
+            "v2": "all branches, concatenated",
+            "v1": "branch 0 only (HRNet pose)",
+            "ocr": "v2 and object-contextual representations (docs/context.md)",
+        },
+    )
+    ocr_features: int = option(
+        512, "Head ocr: channels of pixel features, object regions and context", ge=1
+    )
+    ocr_key_features: int = option(256, "Head ocr: channels of queries, keys and values", ge=1)
+    ocr_dropout: float = option(
+        0.05,
+        "Head ocr: fraction of the channels before the classifier that are dropped in training",
+        ge=0,
+        lt=1,
+        role=OPTIMIZER,
     )
     upsample: str = option(
         "bilinear", "Upsampling method in the fusions", choices=("bilinear", "nearest")
     )
 
     def check(self) -> None:
-        """Raises UserError for invalid attention gates."""
+        """Raises UserError for invalid attention gates, or options of another head."""
         _ = self.attention_spec
+        for field in dataclasses.fields(self):
+            if field.name.startswith("ocr_") and self.head != "ocr":
+                expected = f"{field.default!r}, its default, with model.hrnet.head={self.head}"
+                is_default = getattr(self, field.name) == field.default
+                self.require(is_default, field.name, expected)
 
     @property
     def gsto(self) -> "GSTOSpec":
@@ -82,6 +102,17 @@ class HRNetConfig(Section, prefix="model.hrnet", role=MODEL):
         from gsto_jax.models.specs import AttentionSpec
 
         return AttentionSpec(kind=self.attention, position=self.attention_position)
+
+    @property
+    def ocr_spec(self) -> "OCRSpec":
+        """Sizes of the head "ocr"."""
+        from gsto_jax.models.specs import OCRSpec
+
+        return OCRSpec(
+            features=self.ocr_features,
+            key_features=self.ocr_key_features,
+            dropout=self.ocr_dropout,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +233,11 @@ class ModelConfig(Section, prefix="model", role=MODEL):
         from gsto_jax.models.specs import has_gates
 
         return has_gates(self.hrnet.gfm and not self.is_context_net, self.gates)
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training drops channels at random."""
+        return self.hrnet.head == "ocr" and self.hrnet.ocr_dropout > 0
 
     @property
     def output_stride(self) -> int:

@@ -41,7 +41,10 @@ class LossConfig(Section, prefix="loss", role=OPTIMIZER):
         (0.2, 0.3, 0.5, 1.0), "Loss weights of the heads after stages 1 to 4", ge=0
     )
     context_weight: float = option(
-        0.4, "Loss weight of the supervised predictor in a context module", ge=0
+        0.4,
+        "Loss weight of the supervised predictor in a context module, or of the soft object "
+        "regions of model.hrnet.head=ocr",
+        ge=0,
     )
     class_weights: bool = option(False, "Weight the classes by data.class_weights, in all terms")
     ohem_threshold: float = option(

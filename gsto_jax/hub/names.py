@@ -20,6 +20,8 @@ _PLAIN, _GATED = dataclasses.asdict(PLAIN), dataclasses.asdict(GSTOSpec())
 _HRNETS: Mapping[str, Options] = {
     "hrnetv2": _PLAIN,
     "gsto_hrnet": _GATED,
+    "hrnetv2_ocr": _PLAIN | {"head": "ocr"},
+    "gsto_hrnet_ocr": _GATED | {"head": "ocr"},
     "hrnet_pose": _PLAIN | {"head": "v1", "upsample": "nearest"},
     "gsto_hrnet_pose": _GATED,
 }

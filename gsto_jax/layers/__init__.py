@@ -8,6 +8,7 @@ from gsto_jax.layers.gates import GateLogits, SelfGated, StridedGateLogits
 from gsto_jax.layers.gtm import GTM
 from gsto_jax.layers.heads import FCNHead, SegmentationHead
 from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.layers.ocr import ObjectContext, OCRHead
 from gsto_jax.layers.scale_transfer import (
     GSTOOutput,
     ScaleTransfer,
@@ -31,6 +32,8 @@ __all__ = [
     "GSTOOutput",
     "GateLogits",
     "MultiScaleFusion",
+    "OCRHead",
+    "ObjectContext",
     "ScaleTransfer",
     "SegmentationHead",
     "SelfGated",

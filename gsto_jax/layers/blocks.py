@@ -1,6 +1,7 @@
 """HRNet's building blocks: convolution + BN (+ ReLU), strided chains, and residual units."""
 
 from dataclasses import field
+from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Float, Real
@@ -31,7 +32,7 @@ class Composite(Layer, kw_only=True):
 
 
 class ConvBN(Composite):
-    """Bias-free convolution, BN and an optional ReLU.
+    """Convolution, by default without a bias, BN and an optional ReLU.
 
     Attributes:
       features: output channels.
@@ -39,6 +40,7 @@ class ConvBN(Composite):
       stride: stride of the convolution.
       relu: whether a ReLU follows.
       dilation: dilation of the convolution.
+      use_bias: whether the convolution has a bias.
     """
 
     features: int
@@ -46,14 +48,15 @@ class ConvBN(Composite):
     stride: int = 1
     relu: bool = True
     dilation: int = 1
+    use_bias: bool = False
 
     @nn.compact
     def __call__(
         self, x: Real[FeatureMap, "b h w c"], train: bool = False
     ) -> Float[FeatureMap, "b _ _ features"]:
         """`b h w c` -> `b ceil(h/stride) ceil(w/stride) features`."""
-        dilation = _dilation_kwarg(self.dilation)
-        x = self.conv(self.features, self.kernel_size, self.stride, **dilation, name="conv")(x)
+        kwargs = _dilation_kwarg(self.dilation) | ({"use_bias": True} if self.use_bias else {})
+        x = self.conv(self.features, self.kernel_size, self.stride, **kwargs, name="conv")(x)
         x = self.norm(name="bn")(x, train)
         return relu(x) if self.relu else x
 
@@ -147,6 +150,6 @@ class StridedConvChain(Composite):
         return x
 
 
-def _dilation_kwarg(dilation: int) -> dict[str, int]:
+def _dilation_kwarg(dilation: int) -> dict[str, Any]:
     """Returns the argument `dilation` if it is not 1: injected convolutions may lack it."""
     return {"dilation": dilation} if dilation > 1 else {}

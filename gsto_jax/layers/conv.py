@@ -33,6 +33,14 @@ def he_std(shape: Sequence[int]) -> float:
     return math.sqrt(2 / (height * width * features))
 
 
+def torch_std(shape: Sequence[int]) -> float:
+    """Returns the standard deviation of PyTorch's default initialization, for `kh kw c features`.
+
+    PyTorch draws uniformly in +-1/sqrt(fan in).
+    """
+    return 1 / math.sqrt(3 * math.prod(shape[:3]))
+
+
 INITIALIZERS: dict[str, KernelStd] = {"hrnet": hrnet_std, "he": he_std}
 """By config name: HRNet's published N(0, 0.001), and He normal (fan out) for runs from scratch."""
 

@@ -12,6 +12,7 @@ from gsto_jax.models.specs import (
     AttentionSpec,
     GSTOSpec,
     HRNetSpec,
+    OCRSpec,
     ResNetSpec,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "HRNet",
     "HRNetSpec",
     "Network",
+    "OCRSpec",
     "Outputs",
     "ResNet",
     "ResNetSpec",

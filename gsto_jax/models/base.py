@@ -19,7 +19,8 @@ class Outputs:
     Attributes:
       logits: class scores or joint heatmaps, at the image's size divided by the output stride,
         rounded up.
-      stage_logits: logits of the supervised heads, by "stage2", "stage3", ... or "context".
+      stage_logits: logits of the supervised heads, by "stage2", "stage3", ... or "context"
+        (of a context module, or the soft object regions of the head "ocr").
       branches: branches `b h_j w_j c_j` after each stage, "stage1" to "stage4", highest resolution
         first. An HRNet with head "v1" has only branch 0 after stage 4.
       gates: gates in (0, 1), by name: "stage3/module0/gate2_to1" (GFM, source 2, target 1),

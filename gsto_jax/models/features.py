@@ -103,7 +103,7 @@ def feature_extractor(
         collection: {
             name: tree
             for name, tree in modules.items()
-            if (name != "head" if isinstance(network, HRNet) else name == "encoder")
+            if (name not in ("head", "ocr") if isinstance(network, HRNet) else name == "encoder")
         }
         for collection, modules in variables.items()
     }

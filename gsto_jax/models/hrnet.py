@@ -9,19 +9,21 @@ from jaxtyping import Array, Float, Real
 
 from gsto_jax.layers.attention import AttentionLayers, attention_layers, identity_layer
 from gsto_jax.layers.blocks import BasicBlock, Bottleneck, Composite, ConvBN
-from gsto_jax.layers.conv import ModuleDef
+from gsto_jax.layers.conv import ModuleDef, torch_std
 from gsto_jax.layers.fusion import MultiScaleFusion
 from gsto_jax.layers.gtm import GTM
-from gsto_jax.layers.heads import SegmentationHead
+from gsto_jax.layers.heads import SegmentationHead, concatenate_branches
+from gsto_jax.layers.ocr import OCRHead
 from gsto_jax.layers.scale_transfer import GSTOOutput
 from gsto_jax.models.base import Network, Outputs
-from gsto_jax.models.specs import NO_ATTENTION, AttentionSpec, GSTOSpec, HRNetSpec
+from gsto_jax.models.specs import NO_ATTENTION, AttentionSpec, GSTOSpec, HRNetSpec, OCRSpec
 from gsto_jax.ops.checks import check_map, instance_of, one_of
 from gsto_jax.ops.packing import FeatureMap, pack, pack_factors, unpack
 from gsto_jax.ops.spatial_sharding import shard_height
 
-HEADS = ("v1", "v2")
-"""Inputs of the head after stage 4: branch 0 alone (HRNet for pose), or all branches (HRNetV2)."""
+HEADS = ("v1", "v2", "ocr")
+"""Heads after stage 4: on branch 0 alone (HRNet for pose), on all branches (HRNetV2), or on all
+branches with object-contextual representations (HRNet-OCR)."""
 
 
 class HRModule(Composite):
@@ -93,8 +95,10 @@ class HRNet(Network):
       spec: the backbone.
       gsto: the gates; `PLAIN` for HRNetV2.
       num_classes: channels of the logits: classes or joints.
-      head: "v2" (all branches, concatenated: segmentation, and GSTO-HRNet for pose) or "v1" (a 1x1
-        convolution on branch 0: HRNet for pose).
+      head: "v2" (all branches, concatenated: segmentation, and GSTO-HRNet for pose), "v1" (a 1x1
+        convolution on branch 0: HRNet for pose) or "ocr" (the head "v2", whose logits are then
+        `Outputs.stage_logits["context"]`, and `OCRHead`).
+      ocr: sizes of the head "ocr".
       upsample: upsampling in the fusions, "bilinear" or "nearest".
       attention: the gates of Table 3, instead of GSTO's or in addition; `NO_ATTENTION` for none.
       lanes: number of lanes to fill by packing narrow maps, 128 on TPUs and 0 (no packing)
@@ -115,6 +119,7 @@ class HRNet(Network):
         "gsto": instance_of(GSTOSpec, "GSTOSpec()"),
         "attention": instance_of(AttentionSpec, "AttentionSpec()"),
         "head": one_of(HEADS),
+        "ocr": instance_of(OCRSpec, "OCRSpec()"),
     }
     has_head: ClassVar = True
 
@@ -122,6 +127,7 @@ class HRNet(Network):
     gsto: GSTOSpec
     num_classes: int
     head: str = "v2"
+    ocr: OCRSpec = OCRSpec()
     upsample: str = "bilinear"
     attention: AttentionSpec = NO_ATTENTION
     lanes: int = 0
@@ -166,15 +172,36 @@ class HRNet(Network):
                 gates |= {f"stage{stage}/module{m}/{key}": g for key, g in module_gates.items()}
             outputs[f"stage{stage}"] = [unpack(x) for x in branches]
         logits: Any = None  # of feature extractors, which have no head
-        if self.has_head and self.head == "v1":
-            head = self.factories["conv"](self.num_classes, 1, use_bias=True, name="head")
-            logits = head(outputs["stage4"][0])
-        elif self.has_head:
-            head = SegmentationHead(
-                self.num_classes, align_corners=self.align_corners, **self.factories, name="head"
-            )
-            logits = head(branches, train)
+        if self.has_head:
+            logits, coarse_logits = self._predict(branches, train)
+            if coarse_logits is not None:
+                stage_logits["context"] = coarse_logits
         return Outputs(logits, stage_logits, outputs, gates)
+
+    def _predict(self, branches: Sequence[FeatureMap], train: bool) -> tuple[Array, Array | None]:
+        """Returns the logits of the head and, with the head "ocr", the coarse logits."""
+        factories = self.factories
+        if self.head == "v1":
+            conv = factories["conv"](self.num_classes, 1, use_bias=True, name="head")
+            return conv(unpack(branches[0])), None
+        if self.head == "ocr" and self.init_name == "hrnet":
+            # The published code leaves these layers at the framework's initialization.
+            factories["conv"] = partial(factories["conv"], kernel_std=torch_std)
+        head = SegmentationHead(
+            self.num_classes, align_corners=self.align_corners, **factories, name="head"
+        )
+        logits = head(branches, train)
+        if self.head == "v2":
+            return logits, None
+        ocr = OCRHead(
+            self.num_classes,
+            self.ocr.features,
+            self.ocr.key_features,
+            self.ocr.dropout,
+            **factories,
+            name="ocr",
+        )
+        return ocr(concatenate_branches(branches, self.align_corners), logits, train), logits
 
     def _stem_and_stage1(self, x: FeatureMap, train: bool, attention: ModuleDef) -> FeatureMap:
         for k in (1, 2):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gsto_jax.errors import UserError
 from gsto_jax.layers.attention import ATTENTION, ATTENTION_POSITIONS
 from gsto_jax.layers.gates import GATE_STYLES, GATING_MODES
-from gsto_jax.ops.checks import COUNT, check, each, flag, one_of, text
+from gsto_jax.ops.checks import COUNT, between, check, each, flag, one_of, text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +152,25 @@ class AttentionSpec:
                 "attention_position must be block or layer with attention='spatial'; got "
                 "'transfer'. Spatial gates on scale transfers are GSTO: use gfm and gtm"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OCRSpec:
+    """Sizes of the head "ocr" of an HRNet. The defaults are those of the published networks.
+
+    Attributes:
+      features: channels of pixel features, object regions and context.
+      key_features: channels of queries, keys and values.
+      dropout: fraction of the channels that are dropped in training.
+    """
+
+    features: int = 512
+    key_features: int = 256
+    dropout: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError for an invalid attribute."""
+        check(self, features=COUNT, key_features=COUNT, dropout=between(0, 1))
 
 
 NO_ATTENTION = AttentionSpec()

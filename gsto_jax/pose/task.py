@@ -62,6 +62,11 @@ class PoseTask(Task):
                 f"config.model.variant must be an HRNet for a pose task; got "
                 f"{self.config.model.variant!r}"
             )
+        if self.config.model.hrnet.head == "ocr":
+            raise UserError(
+                "config.model.hrnet.head must be v1 or v2 for a pose task, whose outputs are no "
+                "object regions; got ocr"
+            )
         if self.config.pose.ohkm_topk > len(self.joints):
             raise UserError(
                 f"config.pose.ohkm_topk must be at most {len(self.joints)}, the number of joints, "

@@ -81,6 +81,7 @@ class LoadedRun(Generic[Evaluation]):
         is_gated = has_gates(self.get("model.hrnet.gfm", False), self.get("model.hrnet.gtm", ()))
         plain_name = "HRNet" if self.get("model.hrnet.head") == "v1" else "HRNetV2"
         name = "-".join(filter(None, ["GSTO-HRNet" if is_gated else plain_name, variant]))
+        name += "-OCR" if self.get("model.hrnet.head") == "ocr" else ""
         attention = self.get("model.hrnet.attention", "none")
         return name if attention == "none" else f"{name} with {attention} gates"
 

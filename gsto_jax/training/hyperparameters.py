@@ -6,6 +6,7 @@ an entry of the compilation cache.
 
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
@@ -32,6 +33,7 @@ class Hyperparameters:
         `model.bn_momentum`, less in the first steps (`warmup_decay`).
       loss: hyperparameters of the loss.
       class_weights: `k`, or None for equal weights.
+      dropout_key: random key of dropout, one per microbatch; None without dropout.
     """
 
     learning_rate: Any
@@ -42,6 +44,12 @@ class Hyperparameters:
     bn_momentum: Any
     loss: LossHyperparameters
     class_weights: Any = None
+    dropout_key: Any = None
+
+    @property
+    def per_microbatch(self) -> dict[str, Any]:
+        """Values with one item per microbatch, by name."""
+        return {"bn_momentum": self.bn_momentum, "dropout_key": self.dropout_key}
 
 
 def step_hyperparameters(task: "Task", step: Int[Array, ""]) -> Hyperparameters:
@@ -61,4 +69,11 @@ def step_hyperparameters(task: "Task", step: Int[Array, ""]) -> Hyperparameters:
         bn_momentum=warmup_decay(task.config.model.bn_momentum, bn_updates),
         loss=LossHyperparameters.from_config(task.config.loss),
         class_weights=None if class_weights is None else jnp.asarray(class_weights, float),
+        dropout_key=_dropout_keys(task, step) if task.config.model.has_dropout else None,
     )
+
+
+def _dropout_keys(task: "Task", step: Int[Array, ""]) -> Array:
+    """Returns a random key per microbatch, from the seed of the run and the step."""
+    key = jax.random.fold_in(jax.random.key(task.config.seed), step)
+    return jax.random.split(key, task.config.train.grad_accum_steps)

@@ -50,6 +50,7 @@ def build_network(
         body,
         config.hrnet.gsto,
         head=config.hrnet.head,
+        ocr=config.hrnet.ocr_spec,
         upsample=config.hrnet.upsample,
         attention=config.hrnet.attention_spec,
         lanes=LANES if platform == "tpu" and config.lane_packing else 0,

@@ -294,9 +294,9 @@ def train_step(
     if task.config.parallel.shard_parameters:
         params, batch_stats = all_gather((params, batch_stats))
     if task.config.train.grad_accum_steps == 1:
-        momentum = hyperparameters.bn_momentum[0]
+        values = jax.tree.map(lambda x: x[0], hyperparameters.per_microbatch)
         grads, losses, batch_stats = _gradient(
-            task, params, batch_stats, batch, replace(hyperparameters, bn_momentum=momentum)
+            task, params, batch_stats, batch, replace(hyperparameters, **values)
         )
     else:
         grads, losses, batch_stats = _accumulate(task, params, batch_stats, batch, hyperparameters)
@@ -334,6 +334,8 @@ def _gradient(
         bn_momentum=hyperparameters.bn_momentum, frozen_norms=task.frozen.norms
     )
     trained, frozen = split(params, task.frozen.params)
+    key = hyperparameters.dropout_key
+    kwargs: Any = {} if key is None else {"rngs": {"dropout": key}}
     images = batch["image"]
     if task.config.augment.is_enabled:
         images = augment(images, batch[AUGMENT_SEED], task.config.augment, task.mean)
@@ -342,7 +344,9 @@ def _gradient(
     def loss_fn(trained: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
         variables = {"params": merge(trained, frozen), "batch_stats": batch_stats}
         try:
-            outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            outputs, updates = model.apply(
+                variables, images, train=True, mutable=["batch_stats"], **kwargs
+            )
         except StatisticsError as error:
             raise batch_norm_error(task.config, images.shape, error) from None
         assert isinstance(outputs, Outputs)
@@ -366,12 +370,18 @@ def _accumulate(
     n = task.config.train.grad_accum_steps
     microbatches = {k: x.reshape(-1, n, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
     microbatch_weights = task.microbatch_weights(microbatches)
-    inputs = (microbatches, microbatch_weights, hyperparameters.bn_momentum)
+    inputs = (microbatches, microbatch_weights, hyperparameters.per_microbatch)
 
     def gradient(batch_stats: Any, inputs: Any) -> tuple[Any, dict[str, Array], Any]:
-        microbatch, microbatch_weights, momentum = inputs
-        values = replace(hyperparameters, bn_momentum=momentum)
-        return _gradient(task, params, batch_stats, microbatch, values, microbatch_weights)
+        microbatch, microbatch_weights, values = inputs
+        return _gradient(
+            task,
+            params,
+            batch_stats,
+            microbatch,
+            replace(hyperparameters, **values),
+            microbatch_weights,
+        )
 
     def body(carry: Any, inputs: Any) -> tuple[Any, None]:
         grads, losses, batch_stats = carry

@@ -29,6 +29,27 @@ _HRNET = (
     (r"head", "final_layer"),
     (r"head/([013])", r"last_layer.\1"),
 )
+_OCR_BLOCK = "ocr_distri_head.object_context_block"
+_OCR = (
+    (r"head/([013])", r"aux_head.\1"),
+    (r"ocr/pixel/([01])", r"conv3x3_ocr.\1"),
+    *(
+        (f"ocr/context/{name}/{slot}", f"{_OCR_BLOCK}.{key}.{index}")
+        for name, key, indices in (
+            ("query0", "f_pixel", ("0", "1.0")),
+            ("query1", "f_pixel", ("2", "3.0")),
+            ("key0", "f_object", ("0", "1.0")),
+            ("key1", "f_object", ("2", "3.0")),
+            ("value", "f_down", ("0", "1.0")),
+            ("up", "f_up", ("0", "1.0")),
+        )
+        for slot, index in enumerate(indices)
+    ),
+    (r"ocr/fuse/0", "ocr_distri_head.conv_bn_dropout.0"),
+    (r"ocr/fuse/1", "ocr_distri_head.conv_bn_dropout.1.0"),
+    (r"ocr/3", "cls_head"),
+    *_HRNET,
+)
 _TORCHVISION = (
     (r"(?:\w+/)?stem/0", "conv1"),
     (r"(?:\w+/)?stem/1", "bn1"),
@@ -121,7 +142,8 @@ _GATES = {
     "GTM of the paper": r"transition\d/gtm/(gsto|down/step\d)/.*",
     "other gates": r"(.*/)?(\w+_)?attention\d?/.*",
 }
-_HEAD = {"head": r"head(/.*)?"}
+_OCR_HEAD = {"OCR head": r"ocr/.*"}
+_HEAD = {"head": r"head(/.*)?"} | _OCR_HEAD
 _LAST_FUSION = {"last fusion": r"stage4_module\d+/fusion/path\d_to[123]/.*"}
 _CLASS_AXES = {
     r"(.*/)?(classifier|predictor)/(kernel|bias)|head/(kernel|bias)": -1,
@@ -131,6 +153,7 @@ _GATE = re.compile(r"((?:.*?/)?(?:gate\d*|gsto|(?:\w+_)?attention\d?))(?:/.*)?")
 
 NETWORK_HEADS = {
     "head": r"head(/.*)?|classifier|auxiliary/.*",
+    **_OCR_HEAD,
     "heads of GTM": _GATES["heads of GTM"],
     "predictor of the context module": r"context/gates/predictor",
 }
@@ -171,7 +194,7 @@ GSTO_FORMAT = WeightFormat(
     absolute_gamma=True,
     signature=r"stage\d\.\d+\.att_layers\..*|att\d\..*|last_layer_stage\d\..*",
     prefix="model.",
-    optional={"other gates": _GATES["other gates"]},
+    optional={"other gates": _GATES["other gates"]} | _OCR_HEAD,
 )
 POSE_FORMAT = WeightFormat(
     "HRNet pose",
@@ -189,7 +212,20 @@ HRNET_FORMAT = WeightFormat(
         r"last_layer\.[013]\.\w+",
     ),
     signature=r"last_layer\..*",
+    optional={"head of HRNet pose": "head"} | _OCR_HEAD | _GATES,
+)
+OCR_FORMAT = WeightFormat(
+    "HRNet-OCR segmentation",
+    # Other networks have no OCR head.
+    ignored=(
+        *(_COUNTERS, _LOSS, _TRANSITION, _EMA_BUFFERS, _OTHER_BRANCHES),
+        *(r"aux_head\.[013]\.\w+", r"conv3x3_ocr\.[01]\.\w+", r"cls_head\.\w+"),
+        r"ocr_distri_head\.(object_context_block\.f_\w+|conv_bn_dropout)\.\d(\.0)?\.\w+",
+    ),
+    signature=r"(aux_head|conv3x3_ocr|ocr_distri_head|cls_head)\..*",
+    prefix="model.",
     optional={"head of HRNet pose": "head"} | _GATES,
+    modules=_OCR,
 )
 IMAGENET_FORMAT = WeightFormat(
     "HRNet ImageNet",
@@ -216,7 +252,10 @@ RESNET_FORMAT = WeightFormat(
     omits_optional=True,
     modules=_TORCHVISION,
 )
-FORMATS = (GSTO_FORMAT, POSE_FORMAT, HRNET_FORMAT, IMAGENET_FORMAT, BODY_FORMAT, RESNET_FORMAT)
+FORMATS = (
+    *(GSTO_FORMAT, POSE_FORMAT, HRNET_FORMAT, OCR_FORMAT, IMAGENET_FORMAT, BODY_FORMAT),
+    RESNET_FORMAT,
+)
 """Formats in the order in which `detect_format` tries them."""
 
 
@@ -249,12 +288,25 @@ def export_format(config: ModelConfig) -> WeightFormat:
     if config.is_context_net:
         return RESNET_FORMAT
     if config.has_gates or set(config.gates) != {"none"}:
+        if config.hrnet.head == "ocr":
+            raise UserError(
+                "model.hrnet.head must be v2 to export weights of a network with gates or heads of "
+                "GTM; got ocr, for which no other implementation has names. Export the format jax "
+                "instead"
+            )
         return GSTO_FORMAT
+    if config.hrnet.head == "ocr":
+        return OCR_FORMAT
     return POSE_FORMAT if config.hrnet.head == "v1" else HRNET_FORMAT
 
 
 def upsampling_note(weight_format: WeightFormat | None, config: ModelConfig) -> str | None:
     """Returns a note if the imported weights were trained with another upsampling."""
+    if weight_format is OCR_FORMAT and not config.align_corners:
+        return (
+            "note: published HRNet-OCR networks were trained with align_corners, and "
+            "config.model.align_corners is False here"
+        )
     names = {IMAGENET_FORMAT.name: "ImageNet", POSE_FORMAT.name: "HRNet pose"}
     if weight_format is None or weight_format.name not in names:
         return None

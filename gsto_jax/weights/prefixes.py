@@ -10,7 +10,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from gsto_jax.errors import UserError
-from gsto_jax.weights.formats import HRNET_FORMAT, RESNET_FORMAT
+from gsto_jax.weights.formats import HRNET_FORMAT, OCR_FORMAT, RESNET_FORMAT
 from gsto_jax.weights.openmmlab import convert_head
 
 AUTO = "auto"
@@ -99,11 +99,14 @@ def _remove_wrappers(
 
 
 def _expected_keys(variables: Mapping[str, object]) -> set[str]:
-    """Returns the keys of a network in the formats of HRNet and torchvision."""
+    """Returns the keys of a network in the formats of HRNet, HRNet-OCR and torchvision."""
+    leaves = flatten_dict(dict(variables))
+    has_ocr = any(path[1] == "ocr" for path in leaves)
+    formats = (HRNET_FORMAT, RESNET_FORMAT, *(OCR_FORMAT,) * has_ocr)
     return {
         key
-        for path, leaf in flatten_dict(dict(variables)).items()
-        for weight_format in (HRNET_FORMAT, RESNET_FORMAT)
+        for path, leaf in leaves.items()
+        for weight_format in formats
         for key in weight_format.keys(path[1:], leaf.shape[-1])
     }
 
