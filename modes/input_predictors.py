@@ -16,6 +16,7 @@ from gsto_jax.predict.inputs import Input
 from gsto_jax.predict.outputs import MEASURES, POSE_OUTPUTS, SEGMENTATION_OUTPUTS
 from gsto_jax.predict.pose_prediction import PosePrediction
 from gsto_jax.predict.prediction import Prediction
+from gsto_jax.predict.programs import ProgramError
 from gsto_jax.predict.row_readers import read_any_header
 from modes.person_boxes import read_boxes
 from modes.prediction_pipeline import InputPredictor
@@ -127,6 +128,8 @@ class PoseInputs(InputPredictor):
         boxes = self.boxes_of(entry)
         try:
             prediction = self.predict(image, boxes)
+        except ProgramError:
+            raise
         except UserError as error:
             raise UserError(f"{entry.path}: {error}") from None
         name = entry.name

@@ -20,6 +20,7 @@ from gsto_jax.predict.georeference import Georeference, read_georeference
 from gsto_jax.predict.inputs import Input
 from gsto_jax.predict.media import count_frames, read_image, video_frames
 from gsto_jax.predict.prediction import Prediction
+from gsto_jax.predict.programs import ProgramError, is_out_of_memory
 from gsto_jax.predict.row_readers import RowReader, open_rows
 from gsto_jax.storage import local_copy
 from gsto_jax.types import Size
@@ -88,7 +89,12 @@ class PredictionPipeline:
         self.errors: list[str] = []
 
     def run(self, inputs: Sequence[Input]) -> None:
-        """Predicts all inputs. Raises OSError if the disk is full."""
+        """Predicts all inputs.
+
+        Raises:
+          OSError: the disk is full.
+          ProgramError: the exported program fails.
+        """
         with progress.track("predicting", len(inputs)) as advance:
             self._predict_images(
                 [x for x in inputs if not x.is_video and x not in self.predictor.tiled], advance
@@ -104,6 +110,8 @@ class PredictionPipeline:
         """Records errors of an input, so that the other inputs are still processed."""
         try:
             yield
+        except ProgramError:
+            raise  # it would fail on the other inputs too
         except UserError as error:
             message = str(error)
         except OSError as error:
@@ -196,7 +204,7 @@ def _memory_errors(entry: Input, size: Size) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of JAX or of ONNX Runtime
-        if not any(text in str(error) for text in ("RESOURCE_EXHAUSTED", "bad_alloc", "allocate")):
+        if not is_out_of_memory(error):
             raise
         raise UserError(
             f"{entry.path}, {size[1]}x{size[0]}, does not fit into memory: use a smaller image, or "

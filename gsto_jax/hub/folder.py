@@ -19,19 +19,19 @@ from safetensors.numpy import save
 
 from gsto_jax.config import ModelConfig
 from gsto_jax.errors import UserError
-from gsto_jax.files import atomic_write, is_disk_full, make_folder, read_json_object, to_json
+from gsto_jax.files import atomic_write, is_disk_full, make_folder, to_json
 from gsto_jax.hub.card import model_card
 from gsto_jax.hub.names import Options, find_name, model_config
 from gsto_jax.hub.origin import Origin
 from gsto_jax.image_files import DecodeOptions
 from gsto_jax.runs.checkpoint import package_versions
+from gsto_jax.runs.initialization import network_options
 from gsto_jax.runs.trained import TrainedModel
 from gsto_jax.segmentation.protocol import protocol_from_config
 from gsto_jax.storage import error_reason, is_folder, list_names
 from gsto_jax.weights import read_state_dict
+from gsto_jax.weights.hub_config import CONFIG, LIBRARY, WEIGHTS, find_hub_folder
 
-LIBRARY = "gsto_jax"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PREPROCESSOR, CARD = "preprocessor_config.json", "README.md"
 
 
@@ -66,12 +66,16 @@ class StoredNetwork:
 def read_hub_folder(path: Path) -> StoredNetwork | None:
     """Reads a hub folder; None if it is anything else.
 
+    Args:
+      path: the folder, or the weights in it.
+
     Raises:
       UserError: a file is missing or damaged, or another version wrote it.
     """
-    values = read_json_object(path / CONFIG) if is_folder(path) else None
-    if values is None or values.get("library_name") != LIBRARY:
+    hub_folder = find_hub_folder(path)
+    if hub_folder is None:
         return None
+    path, values = hub_folder
     arrays = read_state_dict(path / WEIGHTS)
     try:
         network = StoredNetwork(
@@ -167,6 +171,7 @@ def describe_network(trained: TrainedModel) -> dict[str, Any]:
         ),
         "name": task.config.name,
         "step": int(trained.path.name),
+        "network_options": network_options(values),
         "versions": package_versions(),
     }
 

@@ -91,6 +91,7 @@ def find_origin(checkpoint: Path, license: str = "") -> Origin:
         if parent is not None and not is_remote(path):
             name = f"{parent.name}, step {path.name}"
         sources.append({"file": name, "sha256": record.get("sha256"), "format": kind})
+        sources += record.get("sources", ())  # of a hub folder
         run = parent
     return Origin(license.strip() or UNKNOWN, tuple(sources))
 

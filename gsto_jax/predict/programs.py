@@ -3,16 +3,17 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from gsto_jax.errors import UserError, first_line
+from gsto_jax.errors import UserError
 from gsto_jax.files import read_json_object
 from gsto_jax.image_files import DecodeOptions
-from gsto_jax.storage import error_reason, local_copy, read_file, to_path
+from gsto_jax.storage import error_reason, is_folder, local_copy, read_file, to_path
 from gsto_jax.types import Size
 
 RUNTIMES = {".onnx": "onnx", ".jax": "jax"}
@@ -26,9 +27,19 @@ MODEL_FILES = {
 """Files of an export by format, in the order in which a folder is searched."""
 _PACKAGES = {"onnx": "onnxruntime", "jax": "jax"}
 _REQUIRED_OBJECTS = ("decode_options", "preprocessing", "settings")
+_INPUTS = {
+    "segmentation": {"image": "uint8"},
+    "pose": {"image": "uint8", "boxes": "float32"},
+}
+"""Dtypes of a program's inputs by task and name, in their order."""
+_OUTPUTS = {"segmentation": ("labels", "logits"), "pose": ("joints", "scores")}
 
 Arrays = Mapping[str, np.ndarray]
-Call = Callable[[Arrays], dict[str, np.ndarray]]
+Run = Callable[[Arrays], dict[str, np.ndarray]]
+
+
+class ProgramError(UserError):
+    """A runtime cannot run a program, or a program fails on an input."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +50,14 @@ class Program:
       path: its file.
       runtime: "onnx" or "jax".
       description: content of `model.json` (docs/export.md).
-      call: maps inputs by name, in the order of the description, to outputs by name; raises
-        RuntimeError.
+      run: maps inputs by name, in the order of `_INPUTS`, to outputs by name; raises the errors of
+        the runtime.
     """
 
     path: Path
     runtime: str
     description: Mapping[str, Any]
-    call: Call
+    run: Run
 
     @property
     def task_name(self) -> str:
@@ -63,6 +74,28 @@ class Program:
         """Size (h, w) of the images that the program takes; None for any."""
         size = self.description.get("onnx_size") if self.runtime == "onnx" else None
         return None if size is None else (int(size[0]), int(size[1]))
+
+    def call(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Runs the program.
+
+        Args:
+          inputs: by name, in the order of the description.
+
+        Raises:
+          RuntimeError: the inputs do not fit into memory (`is_out_of_memory`).
+          ProgramError: the runtime fails for any other reason.
+        """
+        try:
+            return self.run(inputs)
+        except Exception as error:  # those of onnxruntime have no public base
+            if is_out_of_memory(error):
+                raise RuntimeError(f"{self.path}: {error}") from error
+            arrays = ", ".join(f"{name} {x.dtype} {x.shape}" for name, x in inputs.items())
+            raise ProgramError(
+                f"{self.path} fails in {_release(self.runtime)} with {arrays}: {_reason(error)}. "
+                "Export it again, use another program of the export, or pass the run as the "
+                "checkpoint"
+            ) from error
 
     def check_task(self, task: str) -> None:
         """Raises UserError if the program is of another task."""
@@ -86,10 +119,10 @@ def find_program(checkpoint: str | Path) -> Path | None:
 
     Args:
       checkpoint: a file `*.onnx` or `*.jax`, or the folder of an export, of which the first of
-        `MODEL_FILES` is taken whose runtime is installed.
+        `MODEL_FILES` is taken whose runtime is installed. A folder may have any name.
     """
     path = to_path(checkpoint, "checkpoint")
-    if path.suffix in RUNTIMES:
+    if path.suffix in RUNTIMES and not is_folder(path):
         return path
     if not (path / "model.json").is_file():
         return None
@@ -112,15 +145,31 @@ def load_program(path: str | Path) -> Program:
     if runtime is None:
         raise UserError(f"a program must be a file {' or '.join(RUNTIMES)}; got {path}")
     if not path.is_file():
-        raise UserError(f"{path} does not exist: pass a file that --mode=export wrote")
+        problem = "is a folder" if is_folder(path) else "does not exist"
+        raise UserError(f"{path} {problem}: pass a file that --mode=export wrote")
     if not find_spec(_PACKAGES[runtime]):
         raise UserError(f"{path} needs {_PACKAGES[runtime]}: run pip install {_PACKAGES[runtime]}")
-    call, text = (_load_onnx if runtime == "onnx" else _load_jax)(path)
-    return Program(path, runtime, _read_description(path, text), call)
+    loaded = (_load_onnx if runtime == "onnx" else _load_jax)(path)
+    program = Program(path, runtime, _read_description(path, loaded.description), loaded.run)
+    _check_interface(program, loaded)
+    return program
 
 
-def _load_onnx(path: Path) -> tuple[Call, str | None]:
-    """Returns the call of an ONNX file, and the description in its metadata."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Returns whether an error of JAX or of ONNX Runtime says that memory is exhausted."""
+    return any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "bad_alloc", "allocate"))
+
+
+class _LoadedProgram(NamedTuple):
+    """A program in its runtime: dtypes of its inputs, names of its outputs, its own description."""
+
+    run: Run
+    inputs: list[str]
+    outputs: list[str]
+    description: str | None
+
+
+def _load_onnx(path: Path) -> _LoadedProgram:
     import onnxruntime
 
     try:
@@ -128,17 +177,17 @@ def _load_onnx(path: Path) -> tuple[Call, str | None]:
             session = onnxruntime.InferenceSession(str(local), providers=_providers(onnxruntime))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error_reason(error)}") from None
-    except Exception as error:  # those of onnxruntime have no public base
-        raise UserError(f"{path} is damaged, or not an ONNX model: {first_line(error)}") from None
+    except Exception as error:
+        raise _loading_error(path, error) from None
+    dtypes = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+    inputs = [f"{x.name} {dtypes.get(x.type, x.type)}" for x in session.get_inputs()]
     names = [output.name for output in session.get_outputs()]
 
-    def call(inputs: Arrays) -> dict[str, np.ndarray]:
-        try:
-            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-        except Exception as error:
-            raise RuntimeError(f"{path}: {error}") from error
+    def run(arrays: Arrays) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(names, dict(arrays)), strict=True))
 
-    return call, session.get_modelmeta().custom_metadata_map.get("description")
+    description = session.get_modelmeta().custom_metadata_map.get("description")
+    return _LoadedProgram(run, inputs, names, description)
 
 
 def _providers(onnxruntime: Any) -> list[str]:
@@ -147,22 +196,57 @@ def _providers(onnxruntime: Any) -> list[str]:
     return [x for x in ("CUDAExecutionProvider", "CPUExecutionProvider") if x in available]
 
 
-def _load_jax(path: Path) -> tuple[Call, None]:
-    """Returns the call of a `jax.export` program."""
+def _load_jax(path: Path) -> _LoadedProgram:
     import jax
 
     try:
         program = jax.export.deserialize(bytearray(read_file(path)))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error_reason(error)}") from None
-    except Exception:  # a parser of flatbuffers raises any
-        raise UserError(f"{path} is damaged, or not a program of jax.export") from None
-    run = jax.jit(program.call)
+    except Exception as error:  # a parser of flatbuffers raises any
+        raise _loading_error(path, error) from None
+    compiled = jax.jit(program.call)
 
-    def call(inputs: Arrays) -> dict[str, np.ndarray]:
-        return {name: np.asarray(x) for name, x in run(*inputs.values()).items()}
+    def run(arrays: Arrays) -> dict[str, np.ndarray]:
+        return {name: np.asarray(x) for name, x in compiled(*arrays.values()).items()}
 
-    return call, None
+    outputs = jax.tree.unflatten(program.out_tree, program.out_avals)
+    names = list(outputs) if isinstance(outputs, dict) else []
+    return _LoadedProgram(run, [str(x.dtype) for x in program.in_avals], names, None)
+
+
+def _loading_error(path: Path, error: Exception) -> UserError:
+    runtime = RUNTIMES[path.suffix]
+    package = _PACKAGES[runtime]
+    return UserError(
+        f"{path} cannot be loaded by {_release(runtime)} ({_reason(error)}): it is damaged, no "
+        f"{path.suffix} program, or needs a newer {package}. Export it again, or run pip install "
+        f"--upgrade {package}"
+    )
+
+
+def _release(runtime: str) -> str:
+    package = _PACKAGES[runtime]
+    return f"{package} {import_module(package).__version__}"
+
+
+def _reason(error: Exception) -> str:
+    """Returns the message of a runtime's error in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _check_interface(program: Program, loaded: _LoadedProgram) -> None:
+    """Raises UserError for other inputs or outputs than those of the program's task."""
+    inputs, outputs = _INPUTS[program.task_name], _OUTPUTS[program.task_name]
+    expected = [f"{name} {dtype}" for name, dtype in inputs.items()]
+    if program.runtime == "jax":  # its inputs have no names
+        expected = list(inputs.values())
+    if loaded.inputs != expected or not set(outputs) <= set(loaded.outputs):
+        raise UserError(
+            f"{program.path}, a program of a {program.task_name} task, must map "
+            f"{', '.join(expected)} to {', '.join(outputs)}; got {', '.join(loaded.inputs)} to "
+            f"{', '.join(loaded.outputs)}. Export it again"
+        )
 
 
 def _read_description(path: Path, text: str | None) -> dict[str, Any]:
@@ -170,7 +254,8 @@ def _read_description(path: Path, text: str | None) -> dict[str, Any]:
     source = path if text is not None else path.with_name("model.json")
     try:
         value: Any = json.loads(text) if text is not None else read_json_object(source)
-        if all(isinstance(value[name], dict) for name in _REQUIRED_OBJECTS) and value["task"]:
+        if all(isinstance(value[name], dict) for name in _REQUIRED_OBJECTS):
+            _ = _INPUTS[value["task"]]
             DecodeOptions(**value["decode_options"])
             return dict(value)
     except (ValueError, LookupError, TypeError):

@@ -1,4 +1,7 @@
-"""Initial variables of a run: random, or from the run, checkpoint or weight file in `init_from`."""
+"""Initial variables of a run: random, or from what `init_from` names.
+
+That is a run, a checkpoint, a hub folder or a weight file.
+"""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -8,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import unflatten_dict
 
 from gsto_jax import progress
 from gsto_jax.config import MODEL, config_changes, flatten, option_role
@@ -19,6 +23,9 @@ from gsto_jax.training.parameter_groups import Frozen
 from gsto_jax.training.task import Task
 from gsto_jax.weights import AUTO, LoadResult, import_weights, transfer, upsampling_note
 from gsto_jax.weights.coverage import coverage_lines
+from gsto_jax.weights.files import read_weight_file
+from gsto_jax.weights.hub_config import CONFIG, WEIGHTS, find_hub_folder
+from gsto_jax.weights.import_export import sha256_of
 
 Record = dict[str, Any]
 _SHARED = ("data.classes", "data.mean", "data.std", "data.keypoints.names")
@@ -59,13 +66,14 @@ def load_initial_weights(
     """
     options = task.config
     path = to_path(options.init_from, "config.init_from")
-    if is_run(path):
+    source = _read_run(path, log) if is_run(path) else _read_hub_folder(path)
+    if source is not None:
         options.require(
             options.init_prefix == AUTO,
             "init_prefix",
-            "'auto' if config.init_from is a run or a checkpoint",
+            "'auto' if config.init_from is a run, a checkpoint or a hub folder",
         )
-        return _load_checkpoint(path, task, config, variables, log)
+        return _load_network(source, config, variables)
     imported = import_weights(options.init_from, variables, prefix=options.init_prefix)
     summary = imported.summary
     if note := upsampling_note(imported.weight_format, options.model):
@@ -80,45 +88,96 @@ def is_run(path: Path) -> bool:
     return run or bool(list_steps(path)) or (path.name.isdigit() and is_folder(path / "state"))
 
 
-def _load_checkpoint(
-    location: Path, task: Task, config: Record, variables: Any, log: Callable[[str], None]
-) -> InitialWeights:
-    path, record, source, is_ema = read_first(location, log)
-    parent = record["config"]
-    same_task = parent.get("task") == config["task"]
+@dataclass(frozen=True)
+class _Source:
+    """A trained network of this package.
+
+    Attributes:
+      path: the checkpoint, or the hub folder.
+      label: its kind, config and step.
+      task: name of its task.
+      options: `network_options` of its config.
+      variables: its variables.
+      record: fields of `init_from.json`.
+    """
+
+    path: Path
+    label: str
+    task: str
+    options: Record
+    variables: Any
+    record: Record
+
+
+def _read_run(location: Path, log: Callable[[str], None]) -> _Source:
+    path, record, variables, is_ema = read_first(location, log)
+    config = record["config"]
+    parameters = "EMA parameters" if is_ema else "parameters"
+    return _Source(
+        path=path,
+        label=f"{parameters} of {config.get('name')}, step {path.name}",
+        task=config.get("task"),
+        options=network_options(config),
+        variables=variables,
+        record={"format": "checkpoint", "ema": is_ema},
+    )
+
+
+def _read_hub_folder(path: Path) -> _Source | None:
+    """Reads a hub folder; None if the path is anything else."""
+    hub_folder = find_hub_folder(path)
+    if hub_folder is None:
+        return None
+    folder, values = hub_folder
+    file = read_weight_file(folder / WEIGHTS)
+    try:
+        return _Source(
+            path=folder,
+            label=f"hub folder of {values['name']}, step {values['step']}",
+            task=values["task"],
+            options=dict(values["network_options"]),
+            variables=unflatten_dict(file.arrays, sep="/"),
+            record={
+                "format": "gsto_jax",
+                "sha256": sha256_of(file.files),
+                "sources": values["weights"]["sources"],
+            },
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder / CONFIG} cannot be used (it lacks {error}): download it again, or use the "
+            "version that wrote it"
+        ) from None
+
+
+def _load_network(source: _Source, config: Record, variables: Any) -> InitialWeights:
+    same_task = source.task == config["task"]
     try:
         result = transfer(
-            source,
+            source.variables,
             variables,
             outputs=_OUTPUTS[config["task"]] if same_task else "outputs",
             keep_heads=same_task,
         )
     except UserError as error:
-        variants = (parent.get("model", {}).get("variant"), config["model"]["variant"])
+        variants = (source.options.get("model.variant"), config["model"]["variant"])
         difference = f"its config.model.variant is {variants[0]}, and here it is {variants[1]}"
         raise UserError(
-            f"config.init_from must be of a network with the same body; got {path}: "
+            f"config.init_from must be of a network with the same body; got {source.path}: "
             f"{difference if len(set(variants)) > 1 else error}"
         ) from None
-    changes = [f"other options: {change}" for change in network_changes(parent, config)]
-    notes = [*result.notes, *changes]
-    parameters = "EMA parameters" if is_ema else "parameters"
+    changes = config_changes(source.options, network_options(config))
+    notes = [*result.notes, *(f"other options: {change}" for change in changes)]
     summary = "\n".join(
         [
-            f"{result.num_loaded} of {result.num_arrays} arrays from {path} "
-            f"({parameters} of {parent.get('name')}, step {path.name})",
+            f"{result.num_loaded} of {result.num_arrays} arrays from {source.path} "
+            f"({source.label})",
             *(f"  note         {note}" for note in notes),
             *coverage_lines(result, result.unused),
         ]
     )
-    coverage = {
-        "path": str(path),
-        "format": "checkpoint",
-        "ema": is_ema,
-        "notes": notes,
-        **result.record,
-    }
-    return InitialWeights(result.variables, result, summary, coverage)
+    record = {"path": str(source.path), **source.record, "notes": notes, **result.record}
+    return InitialWeights(result.variables, result, summary, record)
 
 
 def read_first(path: Path, log: Callable[[str], None]) -> tuple[Path, Record, dict[str, Any], bool]:
@@ -171,16 +230,17 @@ def read_variables(checkpoint: Path) -> tuple[dict[str, Any], bool]:
     return result
 
 
+def network_options(config: Record) -> Record:
+    """Returns the options of a config that determine what a network computes, by dotted name."""
+    return {
+        name: value
+        for name, value in flatten(config).items()
+        if name in _SHARED or (name.startswith("model.") and option_role(name) == MODEL)
+    }
+
+
 def network_changes(old: Record, new: Record) -> list[str]:
     """Describes the options that differ between two configs and change what a network computes."""
-
-    def network_options(config: Record) -> Record:
-        return {
-            name: value
-            for name, value in flatten(config).items()
-            if name in _SHARED or (name.startswith("model.") and option_role(name) == MODEL)
-        }
-
     return config_changes(network_options(old), network_options(new))
 
 

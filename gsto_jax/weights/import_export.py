@@ -1,6 +1,7 @@
 """Loads variables from weight files and writes weight files."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,18 +129,23 @@ def import_weights(
     except UserError as error:
         warning = f"; {file.warning}" if file.warning else ""
         raise UserError(f"weights {path}: {error}{warning}") from None
-    digest = hashlib.sha256()
-    for name in file.files:
-        with name.open("rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
     return ImportedWeights(
         path=path,
-        sha256=digest.hexdigest(),
+        sha256=sha256_of(file.files),
         weight_format=weight_format,
         network=network,
         result=result,
     )
+
+
+def sha256_of(files: Sequence[Path]) -> str:
+    """Returns the SHA-256 of the contents of some files in order."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def export_weights(path: str | Path, variables: Variables, weight_format: WeightFormat) -> int:

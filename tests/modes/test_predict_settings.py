@@ -11,10 +11,11 @@ from configs import coco_pose_w32
 from gsto_jax import UserError
 from gsto_jax.image_files import DecodeOptions
 from gsto_jax.predict.inputs import find_inputs
-from gsto_jax.predict.programs import Program
+from gsto_jax.predict.programs import Program, ProgramError
 from gsto_jax.runs.trained import TrainedModel
 from modes import predict, predict_program
 from modes.predict_checkpoint import override_config
+from modes.prediction_pipeline import PredictionPipeline
 from tests.gsto_jax.exported_programs import describe
 from tests.image_bytes import RGB, chunk, exif, png
 
@@ -89,6 +90,25 @@ def test_programs_decode_files_as_the_command_line_says():
     args = program_flags(**{"config.data.alpha": "black"})
     decoding = predict_program.override_decoding(program, args).decode_options
     assert decoding == DecodeOptions(alpha="black")
+
+
+@pytest.mark.parametrize("task", ["segmentation", "pose"])
+def test_a_program_that_fails_ends_the_command(monkeypatch, tmp_path, task):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(png(np.zeros((4, 6, 3), np.uint8), RGB))
+    calls = []
+
+    def fail(inputs):
+        calls.append(inputs)
+        raise ValueError("INVALID_ARGUMENT:\n no such operator")
+
+    program = Program(Path("model.jax"), "jax", describe(task), fail)
+    monkeypatch.setattr(predict_program, "load_program", lambda path: program)
+    inputs = find_inputs([str(tmp_path)], tmp_path / "out")
+    predictor = predict_program.program_inputs(program_flags(), program.path, inputs)
+    with pytest.raises(ProgramError, match=r"model\.jax fails .*: INVALID_ARGUMENT: no such oper"):
+        PredictionPipeline(predictor, None).run(inputs)
+    assert len(calls) == 1
 
 
 def test_unknown_runtimes_are_refused():

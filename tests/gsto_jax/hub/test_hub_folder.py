@@ -10,6 +10,8 @@ import pytest
 from gsto_jax import UserError, create_model
 from gsto_jax.hub.folder import write_hub_folder
 from gsto_jax.hub.origin import Origin, find_origin, find_scores
+from gsto_jax.runs.initialization import load_initial_weights
+from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.runs.trained import load_trained
 from gsto_jax.weights import GSTO_FORMAT, export_weights, import_weights
 from tests.gsto_jax.pose_runs import pose_values
@@ -118,6 +120,53 @@ def test_a_folder_or_its_file_starts_runs(segmentation):
         import_weights(folder, plain)
 
 
+def load(path, plain, model=None, **changes):
+    """Returns what a run of a config starts with, with `config.init_from=path`."""
+    config = {**plain, "init_from": str(path), **changes}
+    config["model"] = {**plain["model"], **(model or {})}
+    task = task_from_config(config)
+    return load_initial_weights(task, config, task.initial_variables(), print)
+
+
+def test_a_run_from_a_folder_reports_what_differs(segmentation, tmp_path):
+    trained, _, folder = segmentation
+    for path in (folder, folder / "model.safetensors"):
+        weights = load(path, trained.config)
+        assert_equal(weights.variables, trained)
+        assert weights.record["notes"] == [] and weights.record["initialized"] == {}
+        assert weights.record["path"] == str(folder) and len(weights.record["sha256"]) == 64
+    weights = load(folder, trained.config, {"align_corners": True})
+    (note,) = weights.record["notes"]
+    assert note.startswith("other options: model.align_corners") and note in weights.summary
+    with pytest.raises(UserError, match=r"config\.init_prefix must be 'auto'.*got 'ema'"):
+        load(folder, trained.config, init_prefix="ema")
+    with pytest.raises(UserError, match=r"same body; got .*hub: .*is mini, and here it is resnet"):
+        load(folder, values(variant="resnet_mini"))
+    described = json.loads((folder / "config.json").read_text())
+    del described["network_options"]
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"config\.json cannot be used .*network_options"):
+        load(tmp_path, trained.config)
+
+
+def test_the_head_of_another_task_starts_fresh(pose):
+    trained, folder = pose
+    plain = values(variant="mini")
+    data = plain["data"] | {"classes": list("abcdefghijklmnopq"), "palette": [[0, 0, 0]] * 17}
+    weights = load(folder, plain, trained.config["model"], data=data)
+    assert weights.record["initialized"].keys() == {
+        "head: of another task",
+        "heads of GTM: of another task",
+    }
+    assert any("data.classes" in note for note in weights.record["notes"])
+    kernel, other = (
+        np.asarray(x["params"]["head"]["classifier"]["kernel"])
+        for x in (weights.variables, trained.variables)
+    )
+    assert kernel.shape == other.shape and (kernel != other).any()
+
+
 def test_weight_files_need_a_name(segmentation, tmp_path):
     trained, _, _ = segmentation
     options = {"gtm": ("none", "none", "supervised")}
@@ -207,6 +256,13 @@ def test_the_origin_is_that_of_the_run_and_its_parents(tmp_path):
         (run / "init_from.json").write_text(json.dumps(record))
     origin = find_origin(child / "best" / "20")
     assert [source["file"] for source in origin.sources] == ["parent, step 8", "released.pth"]
+    hub = {"path": "/home/me/hub", "format": "gsto_jax", "sources": list(origin.sources)}
+    (parent / "init_from.json").write_text(json.dumps(hub))
+    from_hub = find_origin(child / "best" / "20")
+    assert [source["file"] for source in from_hub.sources] == [
+        *("parent, step 8", "hub", "parent, step 8", "released.pth")
+    ]
+    assert "academic research" in from_hub.note
     assert "/home" not in json.dumps(origin.record)
     assert origin.license_fields == {"license": "unknown"}
     assert origin.note.startswith("warning") and "academic research" in origin.note

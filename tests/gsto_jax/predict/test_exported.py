@@ -12,7 +12,7 @@ from gsto_jax import UserError
 from gsto_jax.predict.exported import ExportedPredictor
 from gsto_jax.predict.exported_pose import ExportedPosePredictor
 from gsto_jax.predict.outputs import MEASURES
-from gsto_jax.predict.programs import Program, find_program, load_program
+from gsto_jax.predict.programs import Program, ProgramError, find_program, load_program
 from gsto_jax.predict.single_pass import make_program
 from tests.gsto_jax.exported_programs import CLASSES, describe, write_pose_program, write_program
 from tests.gsto_jax.small_network import image_of, make_predictor
@@ -99,7 +99,7 @@ def test_onnx_files(tmp_path):
     assert predictor.program.runtime == "onnx"
     batch = predictor.program.call({"image": np.stack([image, image[::-1]])})
     np.testing.assert_array_equal(batch["labels"][0], prediction.labels)
-    with pytest.raises(RuntimeError, match=r"net\.onnx"):
+    with pytest.raises(ProgramError, match=r"net\.onnx fails in onnxruntime .*\(1, 4, 4, 5\)"):
         predictor.program.call({"image": np.zeros((1, 4, 4, 5), np.uint8)})
 
 
@@ -130,6 +130,14 @@ def test_programs_are_found_by_file_and_folder(tmp_path, monkeypatch):
     assert find_program(tmp_path) == tmp_path / "model.int8.onnx"
     (tmp_path / "model.onnx").touch()
     assert find_program(tmp_path) == tmp_path / "model.onnx"
+    for name in ("run.onnx", "run.jax"):
+        (tmp_path / name).mkdir()
+        assert find_program(tmp_path / name) is None
+        with pytest.raises(UserError, match=rf"{name} is a folder"):
+            load_program(tmp_path / name)
+    (tmp_path / "run.jax" / "model.json").touch()
+    (tmp_path / "run.jax" / "model.onnx").touch()
+    assert find_program(tmp_path / "run.jax") == tmp_path / "run.jax" / "model.onnx"
     monkeypatch.setattr("gsto_jax.predict.programs.find_spec", lambda name: name == "jax")
     assert find_program(tmp_path) == tmp_path / "model.jax"
     with pytest.raises(UserError, match=r"model\.onnx needs onnxruntime: run pip install"):
@@ -144,17 +152,17 @@ def test_invalid_programs(tmp_path):
     with pytest.raises(UserError, match=r"must be a file \.onnx or \.jax; got .*model\.pth"):
         load_program(tmp_path / "model.pth")
     path.write_bytes(b"onnx")
-    with pytest.raises(UserError, match=r"model\.onnx is damaged"):
+    with pytest.raises(UserError, match=r"model\.onnx cannot be loaded by onnxruntime"):
         load_program(path)
     (tmp_path / "model.jax").write_bytes(b"jax")
-    with pytest.raises(UserError, match=r"model\.jax is damaged"):
+    with pytest.raises(UserError, match=r"model\.jax cannot be loaded by jax"):
         load_program(tmp_path / "model.jax")
     write_program(path)
     with pytest.raises(UserError, match=r"model\.json must describe the program"):
         load_program(path)
     (tmp_path / "model.json").write_text(json.dumps(describe()))
     assert load_program(path).task_name == "segmentation"
-    for damage in ({"task": ""}, {"settings": 3}, {"decode_options": {"alpha": "red"}}):
+    for damage in ({"task": "flow"}, {"settings": 3}, {"decode_options": {"alpha": "red"}}):
         write_program(path, describe(**damage))
         with pytest.raises(UserError, match=r"model\.onnx must describe the program"):
             load_program(path)
@@ -163,3 +171,59 @@ def test_invalid_programs(tmp_path):
     assert predictor(blocks()[0]).labels.shape == (16, 24)
     with pytest.raises(UserError, match=r"takes images of 16x24; got 24x16"):
         predictor(blocks((3, 2))[0])
+
+
+@NEEDS_ONNX
+def test_programs_of_another_origin(tmp_path):
+    import onnx
+
+    path = tmp_path / "model.onnx"
+    write_program(path, describe())
+    original = onnx.load(path)
+
+    def load_changed(change):
+        model = onnx.ModelProto()
+        model.CopyFrom(original)
+        change(model.graph)
+        onnx.save(model, path)
+        return load_program(path)
+
+    def take_floats(graph):
+        graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+
+    def drop_logits(graph):
+        del graph.output[1]
+
+    def unknown_operator(graph):
+        graph.node[2].op_type = "Convolve"
+
+    for change, message in (
+        (take_floats, "must map image uint8 to labels, logits; got image float32 to"),
+        (drop_logits, "to labels, logits; got image uint8 to labels. Export it again"),
+        (unknown_operator, "model.onnx cannot be loaded by onnxruntime .*Convolve"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_changed(change)
+
+
+def test_errors_of_programs_of_jax(tmp_path):
+    (tmp_path / "model.json").write_text(json.dumps(describe()))
+    path = tmp_path / "model.jax"
+    image = np.zeros((1, 4, 4, 3), np.uint8)
+
+    def load(*names, dtype=np.uint8, platform="cpu"):
+        function = jax.jit(lambda x: dict.fromkeys(names, x))
+        spec = jax.ShapeDtypeStruct(image.shape, dtype)
+        exported = jax.export.export(function, platforms=(platform,))(spec)
+        path.write_bytes(exported.serialize())
+        return load_program(path)
+
+    program = load("labels", "logits")
+    np.testing.assert_array_equal(program.call({"image": image})["labels"], image)
+    with pytest.raises(ProgramError, match=r"model\.jax fails in jax .*\(1, 4, 5, 3\)"):
+        program.call({"image": np.zeros((1, 4, 5, 3), np.uint8)})
+    with pytest.raises(ProgramError, match=r"model\.jax fails in jax .*cuda"):
+        load("labels", "logits", platform="cuda").call({"image": image})
+    for names, dtype in ((("labels",), np.uint8), (("labels", "logits"), np.float32)):
+        with pytest.raises(UserError, match=r"model\.jax.* must map uint8 to labels, logits; got"):
+            load(*names, dtype=dtype)
