@@ -61,6 +61,7 @@ class HRNetConfig(Section, prefix="model.hrnet", role=MODEL):
         choices={
             "v2": "all branches, concatenated",
             "v1": "branch 0 only (HRNet pose)",
+            "cls": "classes of whole images (HRNet-C), with task=classification",
             "ocr": "v2 and object-contextual representations (docs/context.md)",
         },
     )

@@ -45,7 +45,7 @@ class StoredNetwork:
       options: its options that differ from those of the name.
       num_classes: classes or joints.
       channels: channels of the images.
-      pose: whether it predicts joints.
+      task: task of the network.
       variables: its variables as NumPy arrays.
     """
 
@@ -54,7 +54,7 @@ class StoredNetwork:
     options: Options
     num_classes: int
     channels: int
-    pose: bool
+    task: str
     variables: dict[str, Any]
 
     @cached_property
@@ -84,7 +84,7 @@ def read_hub_folder(path: Path) -> StoredNetwork | None:
             options=dict(values["options"]),
             num_classes=values["num_classes"],
             channels=values["channels"],
-            pose=values["task"] == "pose",
+            task=values["task"],
             variables=unflatten_dict(arrays, sep="/"),
         )
         _ = network.config
@@ -152,7 +152,7 @@ def describe_network(trained: TrainedModel) -> dict[str, Any]:
     """Returns the contents of config.json but for the origin of the weights."""
     task, values = trained.task, trained.config
     data, pose = values["data"], task.config.task == "pose"
-    name, options = find_name(task.config.model, pose)
+    name, options = find_name(task.config.model, task.config.task)
     labels = list(data["keypoints"]["names"] if pose else data["classes"])
     return {
         "library_name": LIBRARY,

@@ -24,10 +24,14 @@ _HRNETS: Mapping[str, Options] = {
     "gsto_hrnet_ocr": _GATED | {"head": "ocr"},
     "hrnet_pose": _PLAIN | {"head": "v1", "upsample": "nearest"},
     "gsto_hrnet_pose": _GATED,
+    "hrnet_cls": _PLAIN | {"head": "cls", "upsample": "nearest"},
+    # Gates that read the scores of a thousand classes would not fit other datasets.
+    "gsto_hrnet_cls": _GATED | {"head": "cls", "gtm": ("none", "unsupervised", "unsupervised")},
 }
 """Options of HRNet by family."""
 _CONTEXT_NETS: Mapping[str, Options] = {"": {"gating": "none"}, "gsto_": {"gating": "supervised"}}
 """Options of the context module by prefix of the name."""
+IMAGENET_CLASSES = 1000
 _NOT_KEYWORDS = {"variant", "module", "freeze", "freeze_bn"}
 """Options that the name says, or that only training reads."""
 
@@ -57,14 +61,19 @@ def _networks() -> dict[str, Options]:
     return hrnets | context_nets
 
 
-def is_pose(name: str) -> bool:
-    """Returns whether a name is that of a network for poses."""
-    return "_pose_" in name
+def task_of(name: str) -> str:
+    """Returns the task of a network by its name."""
+    if "_cls_" in name:
+        return "classification"
+    return "pose" if "_pose_" in name else "segmentation"
 
 
 def default_outputs(name: str) -> int:
-    """Returns the number of classes or joints of a network in the paper: 19 or 17."""
-    return next(row.num_outputs for row in ROWS if row.is_pose == is_pose(name))
+    """Returns the number of classes or joints in the paper, 19 or 17; 1000 of ImageNet."""
+    task = task_of(name)
+    if task == "classification":
+        return IMAGENET_CLASSES
+    return next(row.num_outputs for row in ROWS if row.is_pose == (task == "pose"))
 
 
 def model_config(name: str, options: Mapping[str, Any]) -> ModelConfig:
@@ -137,16 +146,16 @@ def differences(config: ModelConfig, other: ModelConfig) -> Options:
     return changes
 
 
-def find_name(config: ModelConfig, pose: bool) -> tuple[str, Options]:
+def find_name(config: ModelConfig, task: str) -> tuple[str, Options]:
     """Returns the name that is nearest to a config, and the options that differ from it.
 
     Args:
       config: config of the network.
-      pose: whether it predicts joints.
+      task: task of the network, such as "pose".
     """
     # The name of a gated network says so, however many options differ.
     choices = [
-        (is_pose(name) != pose, named.has_gates != config.has_gates, len(changes), name, changes)
+        (task_of(name) != task, named.has_gates != config.has_gates, len(changes), name, changes)
         for name, fields in _networks().items()
         if fields["variant"] == config.variant
         and ("hrnet" in fields or fields["context_net"]["module"] == config.context_net.module)

@@ -8,7 +8,7 @@ from typing import Any
 from gsto_jax.config import ModelConfig
 from gsto_jax.errors import UserError
 from gsto_jax.hub.folder import StoredNetwork, read_hub_folder
-from gsto_jax.hub.names import differences, find_name, is_pose
+from gsto_jax.hub.names import differences, find_name, task_of
 from gsto_jax.runs.initialization import is_run, read_first
 from gsto_jax.storage import to_path
 from gsto_jax.weights import AUTO, LoadResult, import_weights, transfer, upsampling_note
@@ -45,16 +45,16 @@ def read_network(weights: str | Path) -> StoredNetwork | None:
         path, lambda message: warnings.warn(message, stacklevel=4)
     )
     values = record["config"]
-    pose, data = values["task"] == "pose", values["data"]
+    task, data = values["task"], values["data"]
     config = ModelConfig.from_dict(values["model"])
-    name, options = find_name(config, pose)
+    name, options = find_name(config, task)
     return StoredNetwork(
         path=checkpoint,
         name=name,
         options=options,
-        num_classes=len(data["keypoints"]["names"] if pose else data["classes"]),
+        num_classes=len(data["keypoints"]["names"] if task == "pose" else data["classes"]),
         channels=len(data["mean"]),
-        pose=pose,
+        task=task,
         variables=variables,
     )
 
@@ -73,8 +73,9 @@ def load_network(
     Raises:
       UserError: the body of the network is another one.
     """
-    same_task = source.pose == is_pose(name)
-    outputs = "outputs" if not same_task else "joints" if source.pose else "classes"
+    same_task = source.task == task_of(name)
+    kind = "joints" if source.task == "pose" else "classes"
+    outputs = kind if same_task else "outputs"
     try:
         result = transfer(source.variables, variables, outputs=outputs, keep_heads=same_task)
     except UserError as error:

@@ -1,6 +1,7 @@
 """Flax layers: convolution, BN, gates, scale transfer, fusion, transitions, context modules."""
 
 from gsto_jax.layers.attention import ChannelAttention, SpatialAttention
+from gsto_jax.layers.classification import ClassificationHead
 from gsto_jax.layers.context import ASPP, PPM, BranchGates, ContextOutput
 from gsto_jax.layers.conv import INITIALIZERS, Conv
 from gsto_jax.layers.fusion import GFM, MultiScaleFusion
@@ -26,6 +27,7 @@ __all__ = [
     "BatchNorm",
     "BranchGates",
     "ChannelAttention",
+    "ClassificationHead",
     "ContextOutput",
     "Conv",
     "FCNHead",

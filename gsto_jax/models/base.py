@@ -18,7 +18,7 @@ class Outputs:
 
     Attributes:
       logits: class scores or joint heatmaps, at the image's size divided by the output stride,
-        rounded up.
+        rounded up; `b k` of the head "cls".
       stage_logits: logits of the supervised heads, by "stage2", "stage3", ... or "context"
         (of a context module, or the soft object regions of the head "ocr").
       branches: branches `b h_j w_j c_j` after each stage, "stage1" to "stage4", highest resolution
@@ -27,7 +27,7 @@ class Outputs:
         "transition2" (GTM after stage 2), "context/bin6".
     """
 
-    logits: Float[Array, "b h w k"]
+    logits: Float[Array, "b *hw k"]
     stage_logits: dict[str, Float[Array, "b _ _ k"]]
     branches: dict[str, list[Float[Array, "b _ _ _"]]]
     gates: dict[str, Float[Array, "b _ _ 1"]]

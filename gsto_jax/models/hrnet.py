@@ -1,4 +1,4 @@
-"""HRNet, HRNetV2 and GSTO-HRNet, for segmentation and pose (paper, section 3.2 and Figure 3)."""
+"""HRNet, HRNetV2 and GSTO-HRNet, with heads for three tasks (paper, section 3.2, Figure 3)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Real
 
 from gsto_jax.layers.attention import AttentionLayers, attention_layers, identity_layer
 from gsto_jax.layers.blocks import BasicBlock, Bottleneck, Composite, ConvBN
+from gsto_jax.layers.classification import ClassificationHead
 from gsto_jax.layers.conv import ModuleDef, torch_std
 from gsto_jax.layers.fusion import MultiScaleFusion
 from gsto_jax.layers.gtm import GTM
@@ -21,9 +22,9 @@ from gsto_jax.ops.checks import check_map, instance_of, one_of
 from gsto_jax.ops.packing import FeatureMap, pack, pack_factors, unpack
 from gsto_jax.ops.spatial_sharding import shard_height
 
-HEADS = ("v1", "v2", "ocr")
+HEADS = ("v1", "v2", "ocr", "cls")
 """Heads after stage 4: on branch 0 alone (HRNet for pose), on all branches (HRNetV2), or on all
-branches with object-contextual representations (HRNet-OCR)."""
+branches with object-contextual representations (HRNet-OCR) or for classes of images (HRNet-C)."""
 
 
 class HRModule(Composite):
@@ -96,8 +97,9 @@ class HRNet(Network):
       gsto: the gates; `PLAIN` for HRNetV2.
       num_classes: channels of the logits: classes or joints.
       head: "v2" (all branches, concatenated: segmentation, and GSTO-HRNet for pose), "v1" (a 1x1
-        convolution on branch 0: HRNet for pose) or "ocr" (the head "v2", whose logits are then
-        `Outputs.stage_logits["context"]`, and `OCRHead`).
+        convolution on branch 0: HRNet for pose), "ocr" (the head "v2", whose logits are then
+        `Outputs.stage_logits["context"]`, and `OCRHead`) or "cls" (`ClassificationHead`, with
+        logits `b k`).
       ocr: sizes of the head "ocr".
       upsample: upsampling in the fusions, "bilinear" or "nearest".
       attention: the gates of Table 3, instead of GSTO's or in addition; `NO_ATTENTION` for none.
@@ -140,7 +142,7 @@ class HRNet(Network):
 
     @nn.compact
     def __call__(self, image: Real[Array, "b h w c"], train: bool = False) -> Outputs:
-        """Computes class scores, or joint heatmaps, for every pixel of a normalized image.
+        """Computes class scores, or joint heatmaps, for every pixel, or classes of a whole image.
 
         Args:
           image: normalized image of any real dtype; `b` may be 0.
@@ -184,6 +186,15 @@ class HRNet(Network):
         if self.head == "v1":
             conv = factories["conv"](self.num_classes, 1, use_bias=True, name="head")
             return conv(unpack(branches[0])), None
+        if self.head == "cls":
+            classifier = ClassificationHead(
+                self.num_classes,
+                self.spec.head_planes,
+                self.spec.head_features,
+                **factories,
+                name="head",
+            )
+            return classifier([unpack(x) for x in branches], train), None
         if self.head == "ocr" and self.init_name == "hrnet":
             # The published code leaves these layers at the framework's initialization.
             factories["conv"] = partial(factories["conv"], kernel_std=torch_std)

@@ -20,6 +20,8 @@ class HRNetSpec:
       stage1_blocks: bottlenecks in stage 1.
       stage1_planes: channels of stage 1's 3x3 convolutions; stage 1 outputs four times as many.
       stem_width: channels of the two stem convolutions.
+      head_planes: channels of the 3x3 convolutions that widen the branches in the head "cls".
+      head_features: channels that the head "cls" averages over all pixels.
     """
 
     widths: tuple[int, int, int, int]
@@ -28,11 +30,16 @@ class HRNetSpec:
     stage1_blocks: int
     stage1_planes: int = 64
     stem_width: int = 64
+    head_planes: tuple[int, int, int, int] = (32, 64, 128, 256)
+    head_features: int = 2048
 
     def __post_init__(self) -> None:
         """Raises TypeError or ValueError for an invalid attribute."""
-        counts = dict.fromkeys(("blocks", "stage1_blocks", "stage1_planes", "stem_width"), COUNT)
-        check(self, widths=each(COUNT, 4), modules=each(COUNT, 3), **counts)
+        counts = dict.fromkeys(
+            ("blocks", "stage1_blocks", "stage1_planes", "stem_width", "head_features"), COUNT
+        )
+        lists = {"widths": 4, "modules": 3, "head_planes": 4}
+        check(self, **{name: each(COUNT, n) for name, n in lists.items()}, **counts)
 
 
 def _hrnet(width: int, modules: tuple[int, int, int], blocks: int, stage1: int) -> HRNetSpec:
@@ -52,6 +59,8 @@ VARIANTS: dict[str, HRNetSpec] = {
         stage1_blocks=1,
         stage1_planes=8,
         stem_width=16,
+        head_planes=(8, 12, 16, 24),
+        head_features=128,
     ),
 }
 """HRNets by name. "w18_small_v2" is the "W18" of Tables 1 to 4; "mini" is for quick runs."""

@@ -1,6 +1,7 @@
 """Converts between PyTorch state dicts and this package's variables.
 
-PyTorch stores convolution kernels as `o i h w`, Flax as `h w i o`.
+PyTorch stores convolution kernels as `o i h w`, Flax as `h w i o`. Linear layers, `o i` in PyTorch,
+are 1x1 convolutions here.
 """
 
 import re
@@ -17,6 +18,7 @@ from gsto_jax.types import LeafPath
 from gsto_jax.weights.body import body_difference
 from gsto_jax.weights.formats import (
     HRNET_FORMAT,
+    LINEAR_KEYS,
     WeightFormat,
     class_axis,
     gate_of,
@@ -281,9 +283,9 @@ def to_state_dict(
         if not keys:
             raise UserError(f"{weight_format.name} has no counterpart of '{'/'.join(path[1:-1])}'")
         for key, array in zip(keys, np.split(leaf, len(keys), axis=-1), strict=True):
-            state_dict[weight_format.prefix + key] = (
-                array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
-            )
+            array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+            array = array[:, :, 0, 0] if key in LINEAR_KEYS else array
+            state_dict[weight_format.prefix + key] = array
     return state_dict
 
 
@@ -308,4 +310,6 @@ def _make_scales_positive(leaves: dict[LeafPath, np.ndarray]) -> None:
 
 def _to_flax_layout(array: np.ndarray) -> np.ndarray:
     array = np.asarray(array)
+    if array.ndim == 2:  # of a linear layer
+        array = array[:, :, None, None]
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array

@@ -28,6 +28,11 @@ _HRNET = (
     ),
     (r"head", "final_layer"),
     (r"head/([013])", r"last_layer.\1"),
+    (r"head/increase(\d)/downsample/([01])", r"incre_modules.\1.0.downsample.\2"),
+    (r"head/increase(\d)/(\w+)", r"incre_modules.\1.0.\2"),
+    (r"head/down(\d)/([01])", r"downsamp_modules.\1.\2"),
+    (r"head/final/([01])", r"final_layer.\1"),
+    (r"head/linear", "classifier"),
 )
 _OCR_BLOCK = "ocr_distri_head.object_context_block"
 _OCR = (
@@ -59,6 +64,8 @@ _TORCHVISION = (
 _FUSION_GATE = re.compile(r"stage(\d)_module(\d+)/fusion/gate(\d)/([01])")
 _BN_LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _CONV_LEAVES = {"kernel": "weight", "bias": "bias"}
+LINEAR_KEYS = ("classifier.weight",)
+"""Keys of the weights that other implementations store as `o i` of a linear layer."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +151,12 @@ _GATES = {
 }
 _OCR_HEAD = {"OCR head": r"ocr/.*"}
 _HEAD = {"head": r"head(/.*)?"} | _OCR_HEAD
+_CLASSIFICATION_HEAD = {"head of HRNet-C": r"head/(increase\d|down\d|final|linear)(/.*)?"}
+_CLASSIFIER = (r"(incre|downsamp)_modules\..*", r"final_layer\.[01]\..*", r"classifier\..*")
+_SEGMENTATION_HEAD = r"last_layer\.[013]\.\w+"
 _LAST_FUSION = {"last fusion": r"stage4_module\d+/fusion/path\d_to[123]/.*"}
 _CLASS_AXES = {
-    r"(.*/)?(classifier|predictor)/(kernel|bias)|head/(kernel|bias)": -1,
+    r"(.*/)?(classifier|predictor)/(kernel|bias)|head/(linear/)?(kernel|bias)": -1,
     r"transition\d/gtm/gate/cbr0/conv/kernel": 2,
 }
 _GATE = re.compile(r"((?:.*?/)?(?:gate\d*|gsto|(?:\w+_)?attention\d?))(?:/.*)?")
@@ -182,19 +192,19 @@ def class_axis(path: str) -> int | None:
 
 def class_count(leaves: Mapping[LeafPath, Any]) -> int:
     """Returns the number of classes or joints that a network predicts; 0 without a head."""
-    heads = (("head", "classifier"), ("head",), ("classifier",))
+    heads = (("head", "classifier"), ("head", "linear"), ("head",), ("classifier",))
     biases = (leaves.get(("params", *head, "bias")) for head in heads)
     return next((bias.shape[0] for bias in biases if bias is not None), 0)
 
 
 GSTO_FORMAT = WeightFormat(
     "GSTO-HRNet",
-    # att1 gates no published network.
-    ignored=(_COUNTERS, _LOSS, r"att1\..*"),
+    # att1 gates no published network; networks of other tasks have another head.
+    ignored=(_COUNTERS, _LOSS, r"att1\..*", *_CLASSIFIER, _SEGMENTATION_HEAD),
     absolute_gamma=True,
     signature=r"stage\d\.\d+\.att_layers\..*|att\d\..*|last_layer_stage\d\..*",
     prefix="model.",
-    optional={"other gates": _GATES["other gates"]} | _OCR_HEAD,
+    optional=_CLASSIFICATION_HEAD | _OCR_HEAD | {"other gates": _GATES["other gates"]},
 )
 POSE_FORMAT = WeightFormat(
     "HRNet pose",
@@ -209,10 +219,10 @@ HRNET_FORMAT = WeightFormat(
     # Pose networks have another head.
     ignored=(
         *(_COUNTERS, _LOSS, _TRANSITION, _EMA_BUFFERS, _OTHER_BRANCHES),
-        r"last_layer\.[013]\.\w+",
+        _SEGMENTATION_HEAD,
     ),
     signature=r"last_layer\..*",
-    optional={"head of HRNet pose": "head"} | _OCR_HEAD | _GATES,
+    optional={"head of HRNet pose": "head"} | _CLASSIFICATION_HEAD | _OCR_HEAD | _GATES,
 )
 OCR_FORMAT = WeightFormat(
     "HRNet-OCR segmentation",
@@ -224,7 +234,7 @@ OCR_FORMAT = WeightFormat(
     ),
     signature=r"(aux_head|conv3x3_ocr|ocr_distri_head|cls_head)\..*",
     prefix="model.",
-    optional={"head of HRNet pose": "head"} | _GATES,
+    optional={"head of HRNet pose": "head"} | _CLASSIFICATION_HEAD | _GATES,
     modules=_OCR,
 )
 IMAGENET_FORMAT = WeightFormat(
@@ -232,8 +242,7 @@ IMAGENET_FORMAT = WeightFormat(
     ignored=(
         *(_COUNTERS, _TRANSITION, _OTHER_BRANCHES),
         # The classifier in the official code and in HRNet pose.
-        *(r"incre_modules\..*", r"downsamp_modules\..*", r"final_layer\.[01]\..*"),
-        *(r"classifier\..*", r"head\.\d\..*"),
+        *(*_CLASSIFIER, r"head\.\d\..*"),
     ),
     signature=r"(incre_modules|downsamp_modules|head\.\d)\..*",
     optional=_HEAD | _GATES,
@@ -297,6 +306,8 @@ def export_format(config: ModelConfig) -> WeightFormat:
         return GSTO_FORMAT
     if config.hrnet.head == "ocr":
         return OCR_FORMAT
+    if config.hrnet.head == "cls":
+        return IMAGENET_FORMAT
     return POSE_FORMAT if config.hrnet.head == "v1" else HRNET_FORMAT
 
 

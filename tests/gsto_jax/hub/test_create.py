@@ -7,7 +7,7 @@ import pytest
 from configs import cityscapes_r50_aspp, cityscapes_r50_ppm, cityscapes_w48, coco_pose_w32
 from gsto_jax import UserError, create_model, list_models
 from gsto_jax.config import ModelConfig
-from gsto_jax.hub.names import default_outputs, differences, find_name, is_pose, model_config
+from gsto_jax.hub.names import default_outputs, differences, find_name, model_config, task_of
 from gsto_jax.models import RESNETS, VARIANTS
 from gsto_jax.models.paper_tables import ROWS
 from gsto_jax.training.network import build_network
@@ -27,8 +27,8 @@ def test_names_are_unique_and_there_is_one_for_each_backbone():
 def test_names_are_those_of_their_configs():
     for name in list_models():
         config, outputs = model_config(name, {}), default_outputs(name)
-        assert find_name(config, is_pose(name)) == (name, {})
-        assert outputs == (17 if is_pose(name) else 19)
+        assert find_name(config, task_of(name)) == (name, {})
+        assert outputs == {"segmentation": 19, "pose": 17, "classification": 1000}[task_of(name)]
         assert build_network(config, outputs).num_classes == outputs
 
 
@@ -46,7 +46,7 @@ def test_names_are_those_of_their_configs():
 def test_experiments_have_names(module, argument, name):
     config = module.get_config(argument)
     network = ModelConfig.from_dict(config.model.to_dict())
-    assert find_name(network, config.task == "pose") == (name, {})
+    assert find_name(network, config.task) == (name, {})
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_differences_are_keywords():
     options = {"gtm": ("none",) * 3, "gfm_style": "paper", "align_corners": True}
     config = model_config("gsto_hrnet_mini", {**options, "remat": True, "bn_groups": 2})
     assert differences(config, model_config("gsto_hrnet_mini", {})) == options
-    assert find_name(config, pose=False) == ("gsto_hrnet_mini", options)
+    assert find_name(config, "segmentation") == ("gsto_hrnet_mini", options)
 
 
 def test_initial_values_depend_on_the_seed_and_channels_are_those_of_the_image():
