@@ -20,7 +20,7 @@ class ClassificationHead(Composite):
 
     Attributes:
       num_classes: number of classes.
-      branch_planes: channels of each bottleneck's 3x3 convolution, a quarter of its output channels.
+      branch_planes: channels of each bottleneck's 3x3 convolution, a quarter of its output.
       features: channels of the mean.
     """
 
