@@ -54,7 +54,7 @@ def set_ohem(config: ConfigDict) -> None:
 
 
 def set_ocr(config: ConfigDict) -> None:
-    """Adds object-contextual representations, with the settings of the published HRNet-OCR."""
+    """Adds object-contextual representations (docs/context.md), with the published settings."""
     config.name += "-ocr"
     config.model.hrnet.head = "ocr"
     config.model.align_corners = True

@@ -138,6 +138,27 @@ def test_step_hyperparameters():
     assert step_hyperparameters(tiny_task(), jnp.int32(0)).class_weights is None
 
 
+def test_dropout_keys():
+    """They differ between steps, microbatches and seeds, and exist only with dropout."""
+    sections, ocr = {"train": {"grad_accum_steps": 2}}, {"variant": "mini", "head": "ocr"}
+    task = make_task(5, sections, **ocr)
+    keys = [step_hyperparameters(task, jnp.int32(n)).dropout_key for n in (0, 1, 1)]
+    data = jax.random.key_data(jnp.stack(keys)).reshape(6, -1).tolist()
+    assert data[2:4] == data[4:]
+    assert len({tuple(values) for values in data}) == 4
+    without = make_task(5, sections, **ocr, ocr_dropout=0.0)
+    assert step_hyperparameters(without, jnp.int32(0)).dropout_key is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grad_accum_steps", [1, 2])
+def test_steps_with_dropout_trace(grad_accum_steps):
+    sections = {"train": {"grad_accum_steps": grad_accum_steps}}
+    sizes = {"ocr_features": 8, "ocr_key_features": 4}
+    task = make_task(5, sections, variant="mini", head="ocr", **sizes)
+    assert "random_bits" in str(lowered(task, 64)) or "threefry" in str(lowered(task, 64))
+
+
 # Running statistics of short runs
 
 
