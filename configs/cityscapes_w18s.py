@@ -18,7 +18,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = base.get_config()
     config.name = "cityscapes_w18s"
     set_cityscapes(config)
-    return base.apply_arguments(config, arg, CITYSCAPES_SETTERS)
+    return base.apply_arguments(config, arg, HRNET_SETTERS)
 
 
 def set_cityscapes(config: ConfigDict) -> None:
@@ -61,5 +61,7 @@ def set_ocr(config: ConfigDict) -> None:
     config.model.bn_momentum = 0.9
 
 
-CITYSCAPES_SETTERS = {"trainval": set_trainval, "ohem": set_ohem, "ocr": set_ocr}
+CITYSCAPES_SETTERS: dict[str, base.Setter] = {"trainval": set_trainval, "ohem": set_ohem}
 """Further arguments after the colon."""
+HRNET_SETTERS: dict[str, base.Setter] = {**CITYSCAPES_SETTERS, "ocr": set_ocr}
+"""Further arguments after the colon, of an HRNet."""

@@ -10,7 +10,7 @@ The paper starts from ImageNet weights: give a file as `--config.init_from` (doc
 from ml_collections import ConfigDict
 
 from configs import base
-from configs.cityscapes_w18s import CITYSCAPES_SETTERS, set_cityscapes
+from configs.cityscapes_w18s import HRNET_SETTERS, set_cityscapes
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -19,4 +19,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.name = "cityscapes_w48"
     config.model.variant = "w48"
     set_cityscapes(config)
-    return base.apply_arguments(config, arg, CITYSCAPES_SETTERS)
+    return base.apply_arguments(config, arg, HRNET_SETTERS)

@@ -108,6 +108,8 @@ def test_dataset_arguments():
     both = load("cityscapes_w48", "trainval,ohem")[0]
     assert (both.data.train_split, both.loss.terms) == ("trainval", (("ohem", 1.0),))
     assert both.name == "cityscapes_w48-trainval-ohem"
+    model = load("cityscapes_w48", "ocr")[0].model
+    assert (model.hrnet.head, model.align_corners, model.bn_momentum) == ("ocr", True, 0.9)
     for count, last in (("59", 58), ("60", 59)):
         config = load("pascal_context_w48", f"classes={count}")[0]
         assert len(config.data.classes) == int(count)
