@@ -2,15 +2,20 @@
 
     python benchmarks/serve_load.py DIR [--clients=50] [--seconds=60] [--warm_up=10] [--csv=FILE]
 
-DIR is an export, or a model.onnx or model.jax. Clients send images of two sizes in turn, over
-loopback; one of them also sends files that are damaged or too large, and another asks for the
-health of the server. Fails if an answer is wrong, if an image is refused, if the server's memory
-grows after the warm-up by more than 5 %, or if the server does not stop at SIGTERM. Linux only.
+DIR is an export of a segmentation network, or a model.onnx or model.jax. Clients send images of two
+sizes in turn, over loopback; one of them also sends files that are damaged or too large, and
+another asks for the health of the server. Fails if an answer is wrong, if an image is refused, if
+the server's memory grows after the warm-up by more than 5 %, or if the server does not stop at
+SIGTERM. Linux only.
+
+The CSV is named after machine and runtime; "load_before" is the number of other processes that were
+running or ready to run, the average of the minute before the start.
 """
 
 import argparse
 import io
 import json
+import os
 import platform
 import re
 import signal
@@ -22,6 +27,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +61,7 @@ class Load:
         self.health_seconds: list[float] = []
         self.answers: Counter[int] = Counter()
         self.errors: list[str] = []
-        predictor = ExportedPredictor.load(model)
+        self.predictor = predictor = ExportedPredictor.load(model)
         rng = np.random.default_rng(0)
         self.files = []
         for n in range(8):
@@ -163,8 +169,8 @@ def run_load(process: subprocess.Popen, load: Load, args: argparse.Namespace) ->
 
 
 def main(args: argparse.Namespace) -> None:
-    """Starts the server, loads it and stops it; prints the row."""
-    model = find_program(args.model)
+    """Starts the server, loads it and stops it; prints and writes the row."""
+    model, load_before = find_program(args.model), os.getloadavg()[0]
     assert model is not None, args.model
     command = [sys.executable, str(SERVER), str(model), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -178,8 +184,14 @@ def main(args: argparse.Namespace) -> None:
         finally:
             process.kill()
     print(", ".join(f"{name} {value}" for name, value in row.items()))
-    if args.csv:
-        write_rows(args.csv, [{"machine": platform.machine(), "model": model.name} | row])
+    settings = load.predictor.program.description["settings"]
+    network = f"{settings.get('name', 'made by hand')} ({settings['model'].get('variant', '')})"
+    sizes = " ".join(f"{height}x{width}" for height, width in SIZES)
+    described = {"model": model.name, "network": network, "sizes": sizes}
+    runtime = {".onnx": "onnxruntime", ".jax": "jax"}[model.suffix]
+    machine = f"{platform.machine()}_{os.cpu_count()}cores_{runtime}{version(runtime)}"
+    path = args.csv or Path(__file__).with_name(f"serve_load_{machine}.csv")
+    write_rows(path, [described | {"load_before": round(load_before, 1)} | row])
     if load.errors:
         sys.exit(f"{len(load.errors)} errors, the first: {load.errors[0]}")
 
@@ -190,5 +202,5 @@ if __name__ == "__main__":
     parser.add_argument("--clients", type=int, default=50, help="number of parallel clients")
     parser.add_argument("--seconds", type=float, default=60, help="duration after the warm-up")
     parser.add_argument("--warm_up", type=float, default=10, help="seconds of the warm-up")
-    parser.add_argument("--csv", help="file to write")
+    parser.add_argument("--csv", help="file to write; by default named after the machine")
     main(parser.parse_args())

@@ -1,26 +1,32 @@
-"""Serves an exported segmentation network over HTTP, without JAX if it is a model.onnx.
+"""Serves an exported network over HTTP, without JAX if it is a model.onnx.
 
     python examples/serve.py export 8000
     curl --data-binary @image.jpg http://localhost:8000 > classes.png
+    curl --data-binary @image.jpg "http://localhost:8000?boxes=120,40,200,380" > poses.json
     curl http://localhost:8000/health
 
-The body of a POST request is an image file. It is decoded as in training, and the response is a PNG
-of class indices with the size of the decoded image. Images of one size that arrive within a few
-milliseconds are predicted together.
+The body of a POST request is an image file, which is decoded as in training.
+
+A segmentation network answers with a PNG of class indices with the size of the decoded image.
+Images of one size that arrive within a few milliseconds are predicted together.
+
+A pose network takes the boxes of the persons, x,y,w,h in pixels separated by ";"; without boxes the
+image is one person. It answers with JSON, as poses.json of --mode=predict: for each person "bbox",
+"keypoints" (x, y, score of each joint) and "score".
 
 | status | reason |
 |---|---|
-| 400 | the body is not an image, or one that the network does not take |
-| 413 | more bytes than --max_bytes, or more pixels than --max_pixels |
+| 400 | the body is not an image, or one that the network does not take; or invalid boxes |
+| 413 | more than --max_bytes, --max_pixels or --max_boxes |
 | 503 | --queue requests are in progress, or the server stops; Retry-After says when to try again |
 
 GET /health returns JSON: whether the server is ready, its model, and counts. SIGTERM and Ctrl-C
 complete the requests in progress, and refuse others.
 
 model.onnx needs onnxruntime, NumPy, OpenCV, Pillow and jaxtyping. model.jax needs JAX, which
-compiles once per image size and number of images; their number is therefore padded to a power of
-two. Each compiled program stays in memory: serve model.onnx where clients send images of many
-sizes.
+compiles once per image size and number of images or boxes; their number is therefore padded to a
+power of two. Each compiled program stays in memory: serve model.onnx where clients send images of
+many sizes.
 """
 
 import argparse
@@ -33,21 +39,28 @@ import sys
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 from PIL import Image
 
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import ImageError, decode, read_header
-from gsto_jax.predict.programs import Program, find_program, load_program
+from gsto_jax.predict.exported_pose import ExportedPosePredictor
+from gsto_jax.predict.pose_prediction import PosePrediction
+from gsto_jax.predict.programs import Program, ProgramError, find_program, load_program
 
 SOCKET_SECONDS = 20  # that a client may pause
 STOP_SECONDS = 20  # that requests in progress may take after SIGTERM
 MORE_THREADS = 32  # beside --queue, for answers about health and refusals
-TEXT = "text/plain"
+TEXT, JSON = "text/plain", "application/json"
+
+Boxes = list[list[str]]
+Result = np.ndarray | PosePrediction
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -67,6 +80,7 @@ def parse_arguments() -> argparse.Namespace:
         ("queue", 64, "requests in progress"),
         ("max_bytes", 16 * 2**20, "bytes of an image file"),
         ("max_pixels", 2**22, "pixels of an image"),
+        ("max_boxes", 64, "persons in an image"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default})")
     args = parser.parse_args()
@@ -78,7 +92,6 @@ def parse_arguments() -> argparse.Namespace:
         if args.program is None:
             parser.error(f"{args.model} has no program: pass the folder that --mode=export wrote")
         args.program = load_program(args.program)
-        args.program.check_task("segmentation")
     except UserError as error:
         parser.error(str(error))
     return args
@@ -88,43 +101,47 @@ class Waiting(NamedTuple):
     """An image that waits to be predicted."""
 
     image: np.ndarray
-    labels: Future[np.ndarray]
+    boxes: Boxes | None
+    result: Future[Result]
     deadline: float
 
 
 class Batcher:
     """Predicts at most `max_batch` images of equal size together, in one thread.
 
-    An image waits some seconds for others. `counts` are the numbers of images and batches.
+    An image waits some seconds for others; a pose network predicts one image at a time. `counts`
+    are the numbers of images and batches.
     """
 
     def __init__(self, program: Program, max_batch: int, seconds: float) -> None:
-        self.program, self.max_batch, self.seconds = program, max_batch, seconds
+        self.program, self.seconds = program, seconds
+        self.poses = ExportedPosePredictor(program) if program.task_name == "pose" else None
+        self.max_batch = 1 if self.poses else max_batch
         self.counts = Counter(images=0, batches=0)
         self._waiting: deque[Waiting] = deque()
         self._changed = threading.Condition()
         threading.Thread(target=self._run, daemon=True).start()
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Returns the class indices `h w` uint8 of an image `h w c` uint8."""
-        labels: Future[np.ndarray] = Future()
+    def __call__(self, image: np.ndarray, boxes: Boxes | None) -> Result:
+        """Returns the class indices `h w` uint8, or the poses, of an image `h w c` uint8."""
+        result: Future[Result] = Future()
         with self._changed:
-            self._waiting.append(Waiting(image, labels, time.monotonic() + self.seconds))
+            self._waiting.append(Waiting(image, boxes, result, time.monotonic() + self.seconds))
             self._changed.notify()
-        return labels.result()
+        return result.result()
 
     def _run(self) -> None:
         while True:
             batch = self._next_batch()
             try:
-                labels = self._predict(np.stack([entry.image for entry in batch]))
-            except Exception as error:  # of the runtime: the requests fail, the server goes on
+                results = self._predict(batch)
+            except Exception as error:  # the requests fail, the server goes on
                 for entry in batch:
-                    entry.labels.set_exception(error)
+                    entry.result.set_exception(error)
                 continue
             self.counts.update(images=len(batch), batches=1)
-            for entry, result in zip(batch, labels, strict=False):  # there may be padding
-                entry.labels.set_result(result)
+            for entry, result in zip(batch, results, strict=False):  # there may be padding
+                entry.result.set_result(result)
 
     def _next_batch(self) -> list[Waiting]:
         """Waits for images, and returns those of the size of the first."""
@@ -142,7 +159,10 @@ class Batcher:
             self._waiting = deque(x for x in self._waiting if id(x) not in chosen)
             return batch
 
-    def _predict(self, images: np.ndarray) -> np.ndarray:
+    def _predict(self, batch: Sequence[Waiting]) -> Sequence[Result]:
+        if self.poses:
+            return [self.poses(entry.image, entry.boxes) for entry in batch]
+        images = np.stack([entry.image for entry in batch])
         if self.program.runtime == "jax":  # which compiles for each number of images
             size = min(1 << (len(images) - 1).bit_length(), self.max_batch)
             images = np.pad(images, ((0, size - len(images)), *[(0, 0)] * 3), "edge")
@@ -208,6 +228,7 @@ class Handler(BaseHTTPRequestHandler):
         health = {
             "ready": not server.is_stopping,
             "model": str(server.program.path),
+            "task": server.program.task_name,
             "runtime": server.program.runtime,
             "in_progress": server.in_progress,
             "queue": server.args.queue,
@@ -215,7 +236,7 @@ class Handler(BaseHTTPRequestHandler):
             **server.predict.counts,
         }
         body = json.dumps(health).encode()
-        self.answer(503 if server.is_stopping else 200, body, "application/json")
+        self.answer(503 if server.is_stopping else 200, body, JSON)
 
     def do_POST(self) -> None:
         """Predicts an image."""
@@ -235,20 +256,32 @@ class Handler(BaseHTTPRequestHandler):
     def prediction(self, data: bytes) -> tuple[int, bytes, str]:
         """Returns the answer to the bytes of an image file."""
         program, most = self.server.program, self.server.args.max_pixels
+        boxes, most_boxes = self.boxes(), self.server.args.max_boxes
+        if boxes is not None and program.task_name != "pose":
+            return 400, b"boxes are for pose networks; this is a segmentation network", TEXT
+        if boxes is not None and len(boxes) > most_boxes:
+            return 413, f"send at most {most_boxes} boxes".encode(), TEXT
         try:
             if math.prod(read_header(data, sys.maxsize).size) > most:
                 return 413, f"send an image of at most {most} pixels".encode(), TEXT
             pixels = decode(data, program.decode_options).pixels
             program.check_size(pixels.shape[:2])
-            labels = self.server.predict(pixels)
-        except (ImageError, UserError) as error:
-            return 400, f"cannot predict the image: {error}".encode(), TEXT
-        except Exception as error:  # of the runtime
+            result = self.server.predict(pixels, boxes)
+        except Exception as error:
+            if isinstance(error, ImageError | UserError) and not isinstance(error, ProgramError):
+                return 400, f"cannot predict the image: {error}".encode(), TEXT
             self.log_error("%s", error)
             return 500, b"the prediction failed", TEXT
+        if isinstance(result, PosePrediction):
+            return 200, json.dumps(result.persons()).encode(), JSON
         png = io.BytesIO()
-        Image.fromarray(labels).save(png, "PNG")
+        Image.fromarray(result).save(png, "PNG")
         return 200, png.getvalue(), "image/png"
+
+    def boxes(self) -> Boxes | None:
+        """Returns the boxes in the URL, whose numbers are not parsed; None without boxes."""
+        values = parse_qs(urlsplit(self.path).query).get("boxes")
+        return None if values is None else [row.split(",") for row in values[-1].split(";")]
 
     def refuse(self, status: int, reason: str, length: int) -> None:
         """Answers, and discards a body that was not read: a reset would hide the answer."""

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from gsto_jax.predict.exported import ExportedPredictor
+from gsto_jax.predict.exported_pose import ExportedPosePredictor
 from tests.gsto_jax.exported_programs import describe, write_pose_program, write_program
 from tests.image_bytes import RGB, RGBA, chunk, exif, png
 
@@ -129,6 +130,31 @@ def test_bad_requests_are_refused(url):
     assert post(url, image).shape == (40, 56)
 
 
+def test_poses(tmp_path, url):
+    image, path = png(image_of(0), RGB), tmp_path / "pose.onnx"
+    write_pose_program(path)
+    predictor = ExportedPosePredictor.load(path)
+    with serve(path, "--max_boxes=2", "--max_pixels=3000") as (_, poses):
+
+        def persons(query):
+            with urllib.request.urlopen(poses + query, image, timeout=60) as answer:
+                return json.load(answer)
+
+        expected = predictor(image_of(0), [[4, 6, 20, 10], [0, 0, 9, 9.5]]).persons()
+        assert persons("?boxes=4,6,20,10;0,0,9,9.5") == expected
+        assert persons("") == predictor(image_of(0)).persons()
+        for query in ("?boxes=1,2,3", "?boxes=a,2,3,4", "?boxes=1,2,3,4;5", "?boxes=99,0,5,5"):
+            status, reason, _ = refusal(poses + query, image)
+            assert status == 400 and "boxes must" in reason
+        status, reason, _ = refusal(f"{poses}?boxes=0,0,9,9;0,0,9,9;0,0,9,9", image)
+        assert (status, reason) == (413, "send at most 2 boxes")
+        assert refusal(poses, png(np.zeros((50, 61, 3), np.uint8), RGB))[0] == 413
+        assert refusal(poses, b"no image")[0] == 400
+        assert health(poses)["task"] == "pose" and health(poses)["images"] == 2
+    status, reason, _ = refusal(f"{url}?boxes=0,0,9,9", image)
+    assert status == 400 and "for pose networks" in reason
+
+
 def test_a_full_server_refuses_and_stops(model):
     with serve(model, "--queue=0") as (process, url):
         status, _, headers = refusal(url, png(image_of(0), RGB))
@@ -171,18 +197,20 @@ def test_usage(tmp_path, monkeypatch, capsys):
         return "".join(capsys.readouterr())
 
     assert "usage: serve.py [-h]" in usage("--help")
-    write_pose_program(tmp_path / "pose.onnx")
     assert "has no program: pass the folder that" in usage(tmp_path)
     assert "--max_batch must be at least 1; got 0" in usage(tmp_path, "--max_batch=0")
     assert "does not exist" in usage(tmp_path / "model.onnx")
-    assert "of a pose task" in usage(tmp_path / "pose.onnx")
+    (tmp_path / "damaged.onnx").write_bytes(b"onnx")
+    assert "damaged.onnx cannot be loaded" in usage(tmp_path / "damaged.onnx")
 
 
 @pytest.mark.slow
-def test_fifty_clients_for_some_seconds(model):
+def test_fifty_clients_for_some_seconds(model, tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "serve_load.py"), str(model)]
     result = subprocess.run(
-        [*command, "--seconds=10", "--warm_up=5"], capture_output=True, text=True
+        [*command, "--seconds=10", "--warm_up=5", f"--csv={tmp_path}/load.csv"],
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "clients 50" in result.stdout and "errors 0" in result.stdout

@@ -57,9 +57,13 @@ class ExportedPosePredictor(BaseExportedPredictor):
         scores = [np.zeros(0, np.float32)]
         for start in range(0, len(person_boxes), _BATCH_SIZE):
             chunk = person_boxes[start : start + _BATCH_SIZE].astype(np.float32)
+            count = padded = len(chunk)
+            if self.program.runtime == "jax":  # which compiles for each number of persons
+                padded = 1 << (count - 1).bit_length()
+            chunk = np.pad(chunk, ((0, padded - count), (0, 0)), "edge")
             outputs = self.program.call({"image": rgb, "boxes": chunk})
-            poses.append(outputs["joints"])
-            scores.append(outputs["scores"])
+            poses.append(outputs["joints"][:count])
+            scores.append(outputs["scores"][:count])
         return PosePrediction(
             image=rgb,
             boxes=person_boxes,
