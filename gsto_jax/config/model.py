@@ -15,6 +15,11 @@ _GATES = {
     "unsupervised": "gates without a supervised head",
     "head_only": "a supervised head without gates",
 }
+_FORMS = {
+    "open": "as released, but g is about 0.95 at the start (BN's bias is 3)",
+    "doubled": "2 sigmoid(BN), of mean 1 at the start",
+    "residual": "1 + tanh(BN), which is 1 at the start (BN's scale is 0)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +30,8 @@ class HRNetConfig(Section, prefix="model.hrnet", role=MODEL):
     self_gate: bool = option(True, "Gate the identity paths of the fusions too")
     gfm_style: str = option(
         "released",
-        "Style of the GFM gates",
-        choices={"released": "as in the released code", "paper": "eq. 4"},
+        "Style of the GFM gates (docs/gates.md)",
+        choices={"released": "as in the released code", "paper": "eq. 4", **_FORMS},
     )
     gtm: tuple[str, str, str] = option(
         ("none", "supervised", "supervised"),
@@ -35,10 +40,11 @@ class HRNetConfig(Section, prefix="model.hrnet", role=MODEL):
     )
     gtm_style: str = option(
         "released",
-        "Style of the GTM gates",
+        "Style of the GTM gates; all but paper gate the lowest-resolution branch",
         choices={
-            "released": "gates the lowest-resolution branch",
+            "released": "as in the released code",
             "paper": "gates the concatenated branches",
+            **_FORMS,
         },
     )
     attention: str = option(

@@ -134,6 +134,12 @@ class OptimConfig(Section, prefix="optim", role=OPTIMIZER):
         "Apply weight decay to BN and biases too, as published; False: neither weight decay nor "
         "the trust ratio of lars",
     )
+    no_decay: tuple[str, ...] = option(
+        (),
+        'Patterns (fnmatch) of parameters or modules without weight decay, such as "*/gate*" '
+        "(docs/training.md)",
+        expected="a list of patterns, none of them empty",
+    )
     clip_norm: float = option(
         0.0,
         "Largest norm of the gradient of all trained parameters, to which it is scaled; 0: any",
@@ -181,6 +187,7 @@ class OptimConfig(Section, prefix="optim", role=OPTIMIZER):
         """Raises UserError for unordered milestones, an empty pattern, one beta, or two warmups."""
         patterns = all(pattern for pattern, _ in self.rates)
         self.require(patterns, "rates", "pairs (pattern, factor above 0)")
+        self.require(all(self.no_decay), "no_decay", "a list of patterns, none of them empty")
         ascending = list(self.milestones) == sorted(self.milestones)
         self.require(ascending, "milestones", "ascending fractions of the run")
         self.require(len(self.betas) in (0, 2), "betas", "two numbers, or empty")

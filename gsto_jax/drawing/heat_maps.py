@@ -43,7 +43,7 @@ def split_branch_figure(figure: np.ndarray) -> list[np.ndarray]:
 
 
 def gate_figure(image: np.ndarray, features: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Draws gates over the image, from blue (smallest) to red (1).
+    """Draws gates over the image, from blue (smallest) to red (1, or 2 for gates above 1).
 
     The first row has the image and the gates of the GTMs or of the context module, each at the
     resolution of its input. The rows below have the GFM gates of the last module, one row per
@@ -51,7 +51,7 @@ def gate_figure(image: np.ndarray, features: Mapping[str, np.ndarray]) -> np.nda
 
     Args:
       image: `h w 3` uint8 RGB.
-      features: `h_i w_i` in 0..1 by name, "gate/NAME", from
+      features: `h_i w_i` in 0..1 or 0..2 by name, "gate/NAME", from
         `gsto_jax.evaluation.forward.feature_maps`; other names are ignored.
 
     Returns:
@@ -60,17 +60,18 @@ def gate_figure(image: np.ndarray, features: Mapping[str, np.ndarray]) -> np.nda
     gates = {k.removeprefix("gate/"): v for k, v in features.items() if k.startswith("gate/")}
     # Released gates end in ReLU and sigmoid, so they lie in [0.5, 1).
     low = 0.5 if min(float(gate.min()) for gate in gates.values()) >= 0.5 else 0.0
+    high = 2.0 if max(float(gate.max()) for gate in gates.values()) > 1 else 1.0
     thumbnail = _thumbnail(image)
 
     def gate_tile(name: str, text: str) -> np.ndarray:
         gate = gates[name]
-        blended = blend_over_gray(thumbnail, heat_map(gate, low, 1.0, thumbnail.shape[:2]))
+        blended = blend_over_gray(thumbnail, heat_map(gate, low, high, thumbnail.shape[:2]))
         return with_caption(f"{text}: {gate.min():.2f} to {gate.max():.2f}", blended)
 
     gtms = [name for name in sorted(gates) if name.startswith("transition")]
     rows = [
         [
-            with_caption(f"image; gates from {low:g} (blue) to 1 (red)", thumbnail),
+            with_caption(f"image; gates from {low:g} (blue) to {high:g} (red)", thumbnail),
             *(gate_tile(name, f"GTM, {name}") for name in gtms),
             *(gate_tile(name, name) for name in gates if name.startswith("context/")),
         ]

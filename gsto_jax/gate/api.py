@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from gsto_jax.gate import gpu, kernels, tpu, xla
-from gsto_jax.gate.kernels import GateSpec, Passes
+from gsto_jax.gate.kernels import GateSpec, Passes, scaled_sigmoid
 from gsto_jax.ops.batch_norm import NormParameters
 from gsto_jax.ops.dispatch import call_implementation
 from gsto_jax.ops.floating import as_floating
@@ -21,7 +21,7 @@ class Gated(NamedTuple):
 
     Attributes:
       maps: the features scaled by each gate, `n` maps `b h w c` in the dtype of the features.
-      gates: gates `b h w n` in (0, 1), for inspection; under `jit` unused gates cost nothing.
+      gates: gates `b h w n` in (0, maximum), for inspection; under `jit` unused gates cost nothing.
       mean: mean of each gate's logits, if they were normalized by BN.
       var: biased variance of each gate's logits, if they were normalized by BN.
     """
@@ -38,17 +38,18 @@ def gated_maps(
     norm: NormParameters | None = None,
     *,
     relu: bool = False,
+    maximum: float = 1.0,
     implementation: str | None = None,
     interpret: bool = False,
 ) -> Gated:
     """Computes spatial gates from a feature map and scales the map by them (eq. 3, 4).
 
-    `gated_n = sigmoid(act(norm_n(features . kernel_n))) * features`: the paper's gate without
-    `norm`, the released one with BN and `relu`. In the forward pass the kernels read the map once,
-    or twice with BN statistics, and write each gated map once; in the backward pass they read the
-    map and the cotangents as often and write one gradient. On GPUs, XLA was as fast in the networks
-    (docs/performance.md), so the GPU kernels run only on request. On several devices, call this
-    under `jax.set_mesh(mesh)` or inside `jax.shard_map`: XLA cannot partition a kernel.
+    `gated_n = maximum * sigmoid(act(norm_n(features . kernel_n))) * features`: the paper's gate
+    without `norm`, the released one with BN and `relu`. In the forward pass the kernels read the
+    map once, or twice with BN statistics, and write each gated map once; in the backward pass they
+    read the map and the cotangents as often and write one gradient. On GPUs, XLA was as fast in the
+    networks (docs/performance.md), so the GPU kernels run only on request. On several devices, call
+    this under `jax.set_mesh(mesh)` or inside `jax.shard_map`: XLA cannot partition a kernel.
 
     Args:
       features: bfloat16 or float32 for the kernels, any float for XLA. The GPU kernels take
@@ -56,6 +57,7 @@ def gated_maps(
       kernel: one column per gate.
       norm: parameters of the BN on the logits, or of its affine map at inference; None for no BN.
       relu: whether a ReLU precedes the sigmoid.
+      maximum: upper bound of the gates, which lie in (0, maximum).
       implementation: "xla", "pallas_tpu", "pallas_gpu", or None to choose (see
         `gsto_jax.ops.dispatch`).
       interpret: whether to run the kernels in interpret mode, on any device.
@@ -79,7 +81,7 @@ def gated_maps(
             f"got shape {features.shape}"
         )
     data, factor = unwrap(features)
-    spec = GateSpec(kernel.shape[1], factor, relu, interpret)
+    spec = GateSpec(kernel.shape[1], factor, relu, interpret, maximum)
     shift = None if norm is None else norm.shift
     available, unavailable = _implementations(data, spec, shift)
     # The shift is bound to the XLA implementation: the kernels do not support it.
@@ -117,15 +119,18 @@ def _by_kernels(
 
 
 def apply_gates(
-    features: Real[FeatureMap, "b h w c"], gate_logits: Real[FeatureMap, "b h w n"]
+    features: Real[FeatureMap, "b h w c"],
+    gate_logits: Real[FeatureMap, "b h w n"],
+    maximum: float = 1.0,
 ) -> tuple[tuple[Float[FeatureMap, "b h w c"], ...], Float[FeatureMap, "b h w n"]]:
     """Scales a feature map by the spatial gates of given logits, one scalar per pixel (eq. 3).
 
-    `gated_n = sigmoid(gate_logits[..., n]) * features`: all channels share a gate.
+    `gated_n = maximum * sigmoid(gate_logits[..., n]) * features`: all channels share a gate.
 
     Args:
       features: the map to scale.
       gate_logits: the gates before their sigmoid, packed like the features.
+      maximum: upper bound of the gates, which lie in (0, maximum).
 
     Returns:
       The map scaled by each gate, in the dtype of `features`, and the gates.
@@ -150,7 +155,7 @@ def apply_gates(
         )
     logits = as_floating(logits)
     data = as_floating(data, logits.dtype)
-    gates = jax.nn.sigmoid(logits).astype(data.dtype)
+    gates = scaled_sigmoid(logits, maximum).astype(data.dtype)
     maps = xla.scale_maps(data, gates, factor)
     return tuple(wrap_like(x, features) for x in maps), wrap_like(gates, features)
 

@@ -5,12 +5,12 @@ Forward, for the features x of each pixel and each gate n, with the kernel colum
     z_n = x . w_n                 logits
     y_n = a_n z_n + b_n           affine map; BN: a = scale * inv, b = bias - mean * a,
                                   with inv = 1 / sqrt(var + epsilon) over the N pixels
-    g_n = sigmoid(y_n)            or sigmoid(relu(y_n))
+    g_n = m sigmoid(y_n)          or m sigmoid(relu(y_n)), with the maximum m
     out_n = g_n x                 gated map
 
 Backward, for the cotangents dout_n:
 
-    dy_n = (dout_n . x) g_n (1 - g_n)          0 where the ReLU is closed
+    dy_n = (dout_n . x) g_n (1 - g_n / m)      0 where the ReLU is closed
     dbias_n = sum(dy_n)
     dscale_n = sum(dy_n z_n)                   BN: sum(dy_n (z_n - mean_n)) inv_n
     dz_n = a_n dy_n + c_n + d_n (z_n - mean_n)
@@ -42,12 +42,14 @@ class GateSpec(NamedTuple):
       pack_factor: packing factor of the map.
       relu: whether a ReLU precedes the sigmoid.
       interpret: whether to run the kernels in interpret mode.
+      maximum: upper bound m of the gates, which lie in (0, m).
     """
 
     num_gates: int
     pack_factor: int
     relu: bool
     interpret: bool
+    maximum: float = 1.0
 
 
 class Passes(NamedTuple):
@@ -179,10 +181,16 @@ def gate_from_affine(az: Array, b: Any, spec: GateSpec) -> tuple[Array, Array]:
     y = az + b
     if spec.relu:
         y = jnp.maximum(y, 0)
-    return jax.nn.sigmoid(y), y
+    return scaled_sigmoid(y, spec.maximum), y
+
+
+def scaled_sigmoid(y: Array, maximum: float) -> Array:
+    """Returns gates in (0, maximum) from the values before their sigmoid."""
+    gates = jax.nn.sigmoid(y)
+    return gates if maximum == 1 else maximum * gates
 
 
 def gate_gradient(dg: Array, g: Array, y: Array, spec: GateSpec) -> Array:
     """Returns dy from dg, the gates g, and the values y before their sigmoid."""
-    dy = dg * g * (1 - g)
+    dy = dg * g * (1 - (g if spec.maximum == 1 else g / spec.maximum))
     return jnp.where(y > 0, dy, 0) if spec.relu else dy

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gsto_jax.gate.kernels import GateSpec
+from gsto_jax.gate.kernels import GateSpec, scaled_sigmoid
 from gsto_jax.ops.batch_norm import NormParameters, batch_norm
 from gsto_jax.ops.packing import packed_kernel, tile
 
@@ -40,7 +40,8 @@ def gates_from_logits(
             for v in (norm.scale, norm.bias)
         )
         logits = scale * logits + bias
-    return jax.nn.sigmoid(jax.nn.relu(logits) if spec.relu else logits), mean, var
+    logits = jax.nn.relu(logits) if spec.relu else logits
+    return scaled_sigmoid(logits, spec.maximum), mean, var
 
 
 def gated_maps(

@@ -11,7 +11,7 @@ from gsto_jax.hub.folder import StoredNetwork, read_hub_folder
 from gsto_jax.hub.names import differences, find_name, task_of
 from gsto_jax.runs.initialization import is_run, read_first
 from gsto_jax.storage import to_path
-from gsto_jax.weights import AUTO, LoadResult, import_weights, transfer, upsampling_note
+from gsto_jax.weights import AUTO, LoadResult, import_weights, option_notes, transfer
 from gsto_jax.weights.coverage import coverage_lines
 
 
@@ -100,6 +100,6 @@ def load_file(
 ) -> LoadedWeights:
     """Loads a weight file; see `import_weights`."""
     imported = import_weights(path, variables, prefix=prefix)
-    upsampling = upsampling_note(imported.weight_format, config) or ""
-    summary = "\n".join(filter(None, (imported.summary, upsampling)))
-    return LoadedWeights(imported.result, summary, bool(upsampling or imported.result.notes))
+    notes = option_notes(imported.weight_format, config)
+    summary = "\n".join([imported.summary, *notes])
+    return LoadedWeights(imported.result, summary, bool(notes or imported.result.notes))

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Real
 from gsto_jax.gate import apply_gates
 from gsto_jax.layers.blocks import Composite, ConvBN
 from gsto_jax.layers.conv import Conv, hrnet_std
-from gsto_jax.layers.gates import GateLogits, SelfGated, check_gating, check_style
+from gsto_jax.layers.gates import GateLogits, SelfGated, check_gating, get_style
 from gsto_jax.ops.checks import at_least
 from gsto_jax.ops.resize import adaptive_average_pool, resize
 
@@ -50,7 +50,7 @@ class BranchGates(Composite):
       branches: names of the branches.
       gating: "none", "supervised", "unsupervised" or "head_only"; see `PPM`.
       num_classes: classes of the predictor.
-      style: "paper" or "released"; see `GateLogits`.
+      style: one of `GATE_STYLES`; see `GateLogits`.
       implementation: implementation of unsupervised gates (see `gsto_jax.gate.gated_maps`).
       conv: class or factory of the convolutions. `gsto_jax.Conv` initializes the gates' kernels
         with a standard deviation of 0.001.
@@ -83,7 +83,7 @@ class BranchGates(Composite):
             logits = self.conv(self.num_classes, 1, use_bias=True, name="predictor")(x)
         if self.gating in ("none", "head_only"):
             return [x] * num_branches, logits, {}
-        check_style(self.style)
+        maximum = get_style(self.style).maximum
         conv = self.conv
         if getattr(conv, "func", conv) is Conv:
             # Gates without BN must start near one half: He's deviation would saturate them.
@@ -96,7 +96,7 @@ class BranchGates(Composite):
             maps, gates, _, _ = gate(x, train)
         else:
             gate_logits = GateLogits(self.style, num_branches, **factories, name="gate")
-            maps, gates = apply_gates(x, gate_logits(logits, train))
+            maps, gates = apply_gates(x, gate_logits(logits, train), maximum)
         return maps, logits, {name: gates[..., n, None] for n, name in enumerate(self.branches)}
 
 
@@ -137,7 +137,7 @@ class PPM(_ContextModule):
       gating: "none" (the plain module), "supervised", "unsupervised", or "head_only" (a predictor
         without gates, the paper's "w/ sup" control).
       num_classes: classes of the predictor of "supervised" and "head_only".
-      style: "paper" (sigmoid without bias) or "released" (BN and ReLU first); see `GateLogits`.
+      style: "paper" (sigmoid without bias), or another one of `GATE_STYLES`; see `GateLogits`.
       align_corners: alignment of the upsampling.
       implementation: implementation of unsupervised gates (see `gsto_jax.gate.gated_maps`).
 
@@ -183,7 +183,7 @@ class ASPP(_ContextModule):
       rates: dilations of the 3x3 convolutions; 12, 24, 36 suit maps of 1/8 of the image's size.
       gating: see `PPM`.
       num_classes: classes of the predictor of "supervised" and "head_only".
-      style: "paper" (sigmoid without bias) or "released" (BN and ReLU first); see `GateLogits`.
+      style: "paper" (sigmoid without bias), or another one of `GATE_STYLES`; see `GateLogits`.
       align_corners: alignment of the upsampling.
       implementation: implementation of unsupervised gates (see `gsto_jax.gate.gated_maps`).
       conv: class or factory of the convolutions; it must take a `dilation`.

@@ -25,7 +25,7 @@ class MultiScaleFusion(Composite):
     - j = i: the identity.
 
     Attributes:
-      gate_style: "none" (HRNet), "released" or "paper" (GFM); see `GateLogits`.
+      gate_style: "none" (HRNet), or one of `GATE_STYLES` (GFM); see `GateLogits`.
       self_gate: whether the identity path j = i has a gate too.
       upsample: "bilinear" or "nearest".
       align_corners: alignment of the bilinear upsampling.

@@ -10,7 +10,7 @@ from jaxtyping import Array, Real
 
 from gsto_jax.gate import apply_gates
 from gsto_jax.layers.blocks import Composite, ConvBN, StridedConvChain
-from gsto_jax.layers.gates import StridedGateLogits, check_gating, check_style
+from gsto_jax.layers.gates import StridedGateLogits, check_gating, get_style
 from gsto_jax.layers.heads import SegmentationHead, concatenate_branches
 from gsto_jax.layers.scale_transfer import GSTOOutput, SupervisedGSTO, UnsupervisedGSTO
 from gsto_jax.ops.checks import at_least
@@ -26,14 +26,16 @@ class GTM(Composite):
     The style "released" scales that branch first, by a gate computed from all branches: supervised,
     `StridedGateLogits` reads the class logits of a `SegmentationHead` on the concatenated branches;
     unsupervised, it reads the concatenation. The style "paper" scales the concatenation by its gate
-    (eq. 4; supervised eq. 5, 6), and a chain of 3x3 stride-2 convolutions makes the new branch.
+    (eq. 4; supervised eq. 5, 6), and a chain of 3x3 stride-2 convolutions makes the new branch. The
+    other styles gate the lowest-resolution branch as "released" does, by gates of another form; see
+    `GateLogits`.
 
     Attributes:
       features: channels of the new branch.
       gating: "none" (plain), "supervised", "unsupervised", or "head_only" (a supervised head
         without a gate, the paper's "w/ sup" control).
       num_classes: classes of the supervised head.
-      style: "released" or "paper".
+      style: one of `GATE_STYLES`.
       align_corners: alignment of the upsampling before the concatenation.
 
     Example:
@@ -70,8 +72,7 @@ class GTM(Composite):
           ValueError: an unknown gating or style, or a supervised head without classes.
         """
         check_gating(self.gating, self.num_classes)
-        check_style(self.style)
-        if self.style == "paper" and self.gating in ("supervised", "unsupervised"):
+        if not get_style(self.style).normalized and self.gating in ("supervised", "unsupervised"):
             return self._paper(branches, train)
         return self._released(branches, train)
 
@@ -91,10 +92,14 @@ class GTM(Composite):
             if isinstance(lowest, Packed):
                 gate_input = _pack_gate_input(gate_input, halvings)
             gate_logits = StridedGateLogits(
-                halvings, 3 if supervised else 1, **self.factories, name="gate"
+                halvings,
+                3 if supervised else 1,
+                self.style,
+                **self.factories,
+                name="gate",
             )
             scores = pack_like(unpack(gate_logits(gate_input, train)), lowest)
-            (lowest,), gates = apply_gates(lowest, scores)
+            (lowest,), gates = apply_gates(lowest, scores, get_style(self.style).maximum)
             gate = unpack(gates)
         down = ConvBN(self.features, 3, stride=2, **self.factories, name="down")
         return GSTOOutput(down(lowest, train), logits, gate)

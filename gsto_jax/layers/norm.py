@@ -37,6 +37,8 @@ class BatchNorm(Layer):
       frozen: paths of the layers that normalize by the running statistics in training too, and do
         not update them.
       param_dtype: dtype of scale, bias and the running statistics.
+      initial_scale: initial value of all scales.
+      initial_bias: initial value of all biases.
     """
 
     rules: ClassVar = {"statistics": one_of(STATISTICS)}
@@ -47,6 +49,8 @@ class BatchNorm(Layer):
     groups: int = 1
     frozen: frozenset[str] = frozenset()
     param_dtype: Any = jnp.float32
+    initial_scale: float = 1.0
+    initial_bias: float = 0.0
 
     @property
     def is_frozen(self) -> bool:
@@ -119,9 +123,9 @@ class BatchNorm(Layer):
     @nn.compact
     def _arrays(self, channels: int) -> tuple[Array, Array, Array, Array]:
         """Returns scale, bias, running mean and running variance."""
-        shape, ones, zeros = (channels,), nn.initializers.ones, nn.initializers.zeros
-        scale = self.parameter("scale", ones, shape, self.param_dtype)
-        bias = self.parameter("bias", zeros, shape, self.param_dtype)
+        shape, constant = (channels,), nn.initializers.constant
+        scale = self.parameter("scale", constant(self.initial_scale), shape, self.param_dtype)
+        bias = self.parameter("bias", constant(self.initial_bias), shape, self.param_dtype)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, self.param_dtype)
         var = self.variable("batch_stats", "var", jnp.ones, shape, self.param_dtype)
         return scale, bias, mean.value, var.value

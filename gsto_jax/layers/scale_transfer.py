@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Real
 
 from gsto_jax.gate import apply_gates
 from gsto_jax.layers.blocks import Composite, StridedConvChain
-from gsto_jax.layers.gates import GateLogits, SelfGated
+from gsto_jax.layers.gates import GateLogits, SelfGated, get_style
 from gsto_jax.ops.checks import COUNT, check_map, each, one_of_or_callable, optional
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.resize import resize
@@ -88,7 +88,7 @@ class GSTOOutput(NamedTuple):
     Attributes:
       features: the transferred map.
       logits: class logits of a supervised gate, else None.
-      gate: the gate in (0, 1), if there is one.
+      gate: the gate, if there is one; in (0, 1), or (0, 2) for the styles of that range.
     """
 
     features: Any
@@ -102,7 +102,7 @@ class UnsupervisedGSTO(Composite):
     Attributes:
       transfer: the scale transfer to gate: a `ScaleTransfer`, another module, or a function of the
         gated map. Modules whose call has an argument `train` are called as `transfer(x, train)`.
-      style: style of the gate, "released" or "paper"; see `GateLogits`.
+      style: style of the gate, one of `GATE_STYLES`; see `GateLogits`.
       implementation: implementation of the gate (see `gsto_jax.gate.gated_maps`).
 
     Example:
@@ -134,7 +134,7 @@ class SupervisedGSTO(Composite):
     Attributes:
       transfer: the scale transfer to gate; see `UnsupervisedGSTO`.
       num_classes: channels of the prediction.
-      style: style of the gate, "released" or "paper"; see `GateLogits`.
+      style: style of the gate, one of `GATE_STYLES`; see `GateLogits`.
 
     Example:
       >>> gsto = SupervisedGSTO(ScaleTransfer(features=64, factor=2), num_classes=19)
@@ -151,7 +151,8 @@ class SupervisedGSTO(Composite):
         """Gates `b h w c` and transfers it to another scale; also returns the class logits."""
         logits = self.conv(self.num_classes, 1, use_bias=True, name="predictor")(x)
         gate_logits = GateLogits(self.style, **self.factories, name="gate")
-        (gated,), gates = apply_gates(x, gate_logits(logits, train))
+        maximum = get_style(self.style).maximum
+        (gated,), gates = apply_gates(x, gate_logits(logits, train), maximum)
         return GSTOOutput(call_transfer(self.transfer, gated, train), logits, gates)
 
 

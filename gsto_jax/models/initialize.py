@@ -17,9 +17,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gsto_jax.layers.conv import Conv
+from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.types import LeafPath, Size
 
-_CONSTANTS = {"scale": 1, "bias": 0, "mean": 0, "var": 1}  # of BatchNorm
+_CONSTANTS = {"scale": 1, "bias": 0, "mean": 0, "var": 1}  # of normalizations
 _SIZE = (32, 32)
 """Size of an image, on which no parameter's shape depends."""
 
@@ -60,6 +61,7 @@ def abstract_variables(model: nn.Module) -> dict[str, Any]:
 class _Init(NamedTuple):
     shapes: dict[LeafPath, jax.ShapeDtypeStruct]
     convolutions: dict[LeafPath, Conv]
+    norms: dict[LeafPath, dict[str, float]]
 
 
 @functools.lru_cache(maxsize=64)
@@ -72,15 +74,18 @@ def _trace_init(model: nn.Module, default_dtype: Any) -> _Init:
     """
     del default_dtype
     convolutions: dict[LeafPath, Conv] = {}
+    norms: dict[LeafPath, dict[str, float]] = {}
 
     def record(call, args, kwargs, context):  # type: ignore[no-untyped-def]
         if isinstance(context.module, Conv):
             convolutions[context.module.path] = context.module.clone(parent=None)
+        elif isinstance(norm := context.module, BatchNorm):
+            norms[norm.path] = {"scale": norm.initial_scale, "bias": norm.initial_bias}
         return call(*args, **kwargs)
 
     with nn.intercept_methods(record):
         variables = trace_init(model, _SIZE)
-    return _Init(flatten_dict(variables), convolutions)
+    return _Init(flatten_dict(variables), convolutions, norms)
 
 
 def initial_variables(model: nn.Module, seed: int) -> dict[str, Any]:
@@ -93,7 +98,7 @@ def initial_variables(model: nn.Module, seed: int) -> dict[str, Any]:
     Raises:
       TypeError: a parameter belongs to neither `Conv` nor `BatchNorm`.
     """
-    shapes, convolutions = _trace_init(model, jnp.result_type(float))
+    shapes, convolutions, norms = _trace_init(model, jnp.result_type(float))
     variables = {}
     for path, leaf in shapes.items():
         rng = np.random.default_rng([seed, zlib.crc32("/".join(path).encode())])
@@ -105,7 +110,8 @@ def initial_variables(model: nn.Module, seed: int) -> dict[str, Any]:
                 bound = conv.initial_bound(channels)
                 value = rng.uniform(-bound, bound, leaf.shape)
         elif path[-1] in _CONSTANTS:
-            value = np.full(leaf.shape, _CONSTANTS[path[-1]])
+            constants = _CONSTANTS | norms.get(path[1:-1], {})
+            value = np.full(leaf.shape, constants[path[-1]])
         else:
             raise TypeError(f"no initializer for {'/'.join(path)}")
         variables[path] = value.astype(leaf.dtype)

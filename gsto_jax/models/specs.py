@@ -103,10 +103,10 @@ class GSTOSpec:
     Attributes:
       gfm: whether fusions are gated (GFM, section 3.2.1).
       self_gate: whether GFM gates the identity path of each branch too.
-      gfm_style: style of the GFM gates, "released" or "paper" (eq. 4); see `GateLogits`.
+      gfm_style: style of the GFM gates, one of `GATE_STYLES`; see `GateLogits`.
       gtm: gating of the transitions after stages 1, 2 and 3 (GTM, section 3.2.2): "none",
         "supervised", "unsupervised", or "head_only" (a supervised head without a gate).
-      gtm_style: style of the GTM gates, "released" or "paper"; see `GTM`.
+      gtm_style: style of the GTM gates, one of `GATE_STYLES`; see `GTM`.
     """
 
     gfm: bool = True

@@ -21,7 +21,7 @@ from gsto_jax.runs.guarded_reading import DamagedError, read_guarded, single_pro
 from gsto_jax.storage import is_folder, to_path
 from gsto_jax.training.parameter_groups import Frozen
 from gsto_jax.training.task import Task
-from gsto_jax.weights import AUTO, LoadResult, import_weights, transfer, upsampling_note
+from gsto_jax.weights import AUTO, LoadResult, import_weights, option_notes, transfer
 from gsto_jax.weights.coverage import coverage_lines
 from gsto_jax.weights.files import read_weight_file
 from gsto_jax.weights.hub_config import CONFIG, WEIGHTS, find_hub_folder
@@ -75,9 +75,8 @@ def load_initial_weights(
         )
         return _load_network(source, config, variables)
     imported = import_weights(options.init_from, variables, prefix=options.init_prefix)
-    summary = imported.summary
-    if note := upsampling_note(imported.weight_format, options.model):
-        summary += f"\n{note}"
+    notes = option_notes(imported.weight_format, options.model)
+    summary = "\n".join([imported.summary, *notes])
     return InitialWeights(imported.variables, imported.result, summary, imported.record)
 
 

@@ -3,12 +3,13 @@
 EMA is the exponential moving average.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 from jaxtyping import ArrayLike, Int
 
@@ -23,7 +24,13 @@ _LIKE_ADAM = {"adamw": optax.adamw, "nadamw": optax.nadamw, "lamb": optax.lamb, 
 
 
 def make_optimizer(
-    config: OptimConfig, *, learning_rate: Any, momentum: Any, weight_decay: Any, clip_norm: Any
+    config: OptimConfig,
+    *,
+    learning_rate: Any,
+    momentum: Any,
+    weight_decay: Any,
+    clip_norm: Any,
+    undecayed: Collection[str] = (),
 ) -> optax.GradientTransformation:
     """Returns the optimizer of one step, whose updates are proportional to the learning rate.
 
@@ -34,12 +41,13 @@ def make_optimizer(
       weight_decay: weight decay.
       clip_norm: largest norm of the gradient of all parameters, before weight decay. Has no effect
         if the config's is 0.
+      undecayed: paths of parameters without weight decay.
     """
 
     def schedule(step: Any) -> Any:
         return learning_rate
 
-    mask = None if config.decay_bn_and_bias else not_bn_or_bias
+    mask = _decay_mask(config.decay_bn_and_bias, undecayed)
     if config.kind == "sgd":
         optimizer = sgd(schedule, momentum, weight_decay, mask)
     elif config.kind == "adam":
@@ -54,6 +62,21 @@ def make_optimizer(
     if config.clip_norm:
         optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
     return optimizer
+
+
+def _decay_mask(decay_bn_and_bias: bool, undecayed: Collection[str]) -> Mask:
+    mask = None if decay_bn_and_bias else not_bn_or_bias
+    if not undecayed:
+        return mask
+
+    def decays(params: Any) -> Any:
+        leaves = flatten_dict(mask(params) if mask else params, sep="/")
+        kept = {
+            path: path not in undecayed and (mask is None or leaf) for path, leaf in leaves.items()
+        }
+        return unflatten_dict(kept, sep="/")
+
+    return decays
 
 
 def not_bn_or_bias(params: Any) -> Any:

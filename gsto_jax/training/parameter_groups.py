@@ -1,4 +1,4 @@
-"""Groups of parameters selected by patterns: frozen ones, and factors of the learning rate.
+"""Groups of parameters selected by patterns: frozen, without weight decay, learning-rate factors.
 
 A pattern is matched as in `fnmatch`, case-sensitively, against the path of a parameter, such as
 "stage2_module0/branch0_block0/conv1/kernel", and the paths of the modules that contain it, such as
@@ -92,6 +92,27 @@ def rate_factors(
         config.require(group, "rates", expected, pattern)
         factors |= dict.fromkeys(group, factor)
     return factors
+
+
+def undecayed(
+    config: OptimConfig, params: Mapping[str, Any], frozen: Collection[str] = ()
+) -> frozenset[str]:
+    """Returns the paths of the parameters that `optim.no_decay` takes out of weight decay.
+
+    Args:
+      config: options of the optimizer.
+      params: parameters of the network, or their shapes.
+      frozen: paths of frozen parameters.
+
+    Raises:
+      UserError: a pattern matches no parameter that is trained.
+    """
+    paths = [path for path in flatten_dict(params, sep="/") if path not in frozen]
+    groups = [select(pattern, paths) for pattern in config.no_decay]
+    for pattern, group in zip(config.no_decay, groups, strict=True):
+        expected = _expected(pattern, paths, "parameters that are trained" if frozen else "")
+        config.require(group, "no_decay", expected, pattern)
+    return frozenset[str]().union(*groups)
 
 
 def select(pattern: str, paths: Iterable[str]) -> list[str]:

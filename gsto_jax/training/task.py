@@ -33,6 +33,7 @@ from gsto_jax.training.parameter_groups import (
     merge,
     rate_factors,
     split,
+    undecayed,
     with_rate_factors,
 )
 from gsto_jax.training.schedules import make_schedule
@@ -160,9 +161,17 @@ class Task(ABC):
             return {}
         return rate_factors(optim, self.abstract_variables["params"], self.frozen.params)
 
+    @cached_property
+    def undecayed(self) -> frozenset[str]:
+        """Paths of parameters without weight decay. Raises UserError for an invalid pattern."""
+        optim = self.config.optim
+        if not optim.no_decay:
+            return frozenset()
+        return undecayed(optim, self.abstract_variables["params"], self.frozen.params)
+
     def check_patterns(self) -> None:
-        """Raises UserError for a pattern of `model.freeze` or `optim.rates` without parameters."""
-        _ = self.frozen, self.rate_factors
+        """Raises UserError for a pattern of parameters that matches none of them."""
+        _ = self.frozen, self.rate_factors, self.undecayed
 
     @cached_property
     def abstract_state(self) -> TrainState:
@@ -243,6 +252,7 @@ def _optimizer(task: Task, hyperparameters: Hyperparameters) -> optax.GradientTr
         momentum=hyperparameters.momentum,
         weight_decay=hyperparameters.weight_decay,
         clip_norm=hyperparameters.clip_norm,
+        undecayed=task.undecayed,
     )
     return with_rate_factors(optimizer, task.rate_factors)
 

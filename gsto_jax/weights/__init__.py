@@ -14,7 +14,7 @@ from gsto_jax.weights.formats import (
     WeightFormat,
     detect_format,
     export_format,
-    upsampling_note,
+    option_notes,
 )
 from gsto_jax.weights.import_export import ImportedWeights, export_weights, import_weights
 from gsto_jax.weights.prefixes import AUTO, locate_network
@@ -40,8 +40,8 @@ __all__ = [
     "from_state_dict",
     "import_weights",
     "locate_network",
+    "option_notes",
     "read_state_dict",
     "to_state_dict",
     "transfer",
-    "upsampling_note",
 ]

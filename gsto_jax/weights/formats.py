@@ -296,6 +296,11 @@ def export_format(config: ModelConfig) -> WeightFormat:
         )
     if config.is_context_net:
         return RESNET_FORMAT
+    if other := _other_gates(config):
+        raise UserError(
+            f"{other} must be released, paper or open to export weights: GSTO-HRNet's other "
+            "implementation has no such gates. Export the format jax instead"
+        )
     if config.has_gates or set(config.gates) != {"none"}:
         if config.hrnet.head == "ocr":
             raise UserError(
@@ -311,8 +316,28 @@ def export_format(config: ModelConfig) -> WeightFormat:
     return POSE_FORMAT if config.hrnet.head == "v1" else HRNET_FORMAT
 
 
-def upsampling_note(weight_format: WeightFormat | None, config: ModelConfig) -> str | None:
-    """Returns a note if the imported weights were trained with another upsampling."""
+def _other_gates(config: ModelConfig) -> str:
+    """Returns the option of gates that the released code cannot compute; "" if there are none."""
+    hrnet, styles = config.hrnet, ("doubled", "residual")
+    if hrnet.gfm and hrnet.gfm_style in styles:
+        return "model.hrnet.gfm_style"
+    gated = not {"supervised", "unsupervised"}.isdisjoint(hrnet.gtm)
+    return "model.hrnet.gtm_style" if gated and hrnet.gtm_style in styles else ""
+
+
+def option_notes(weight_format: WeightFormat | None, config: ModelConfig) -> list[str]:
+    """Returns notes on imported weights that were trained with other options of the network."""
+    notes = [_upsampling_note(weight_format, config)]
+    if weight_format is GSTO_FORMAT and (other := _other_gates(config)):
+        name = other.rpartition(".")[2]
+        notes.append(
+            f"note: the gates of {GSTO_FORMAT.name} files are of the style 'released', and "
+            f"config.{other} is {getattr(config.hrnet, name)!r} here, which computes other gates"
+        )
+    return [note for note in notes if note]
+
+
+def _upsampling_note(weight_format: WeightFormat | None, config: ModelConfig) -> str | None:
     if weight_format is OCR_FORMAT and not config.align_corners:
         return (
             "note: published HRNet-OCR networks were trained with align_corners, and "

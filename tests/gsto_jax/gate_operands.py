@@ -24,7 +24,7 @@ def operands(batch, height, width, channels, num_gates, dtype=np.float32, seed=0
     return jnp.asarray(features, dtype), kernel, 1 + 0.3 * scale, 0.5 * bias, cotangents
 
 
-def run(args, pack_factor=1, implementation="xla", epsilon=None, relu=False):
+def run(args, pack_factor=1, implementation="xla", epsilon=None, relu=False, maximum=1.0):
     """Returns all gradients, and the maps, gates and statistics, for unpacked operands."""
     features, kernel, scale, bias, cotangents = args
 
@@ -34,6 +34,7 @@ def run(args, pack_factor=1, implementation="xla", epsilon=None, relu=False):
             kernel,
             None if scale is None else NormParameters(scale, bias, epsilon),
             relu=relu,
+            maximum=maximum,
             implementation=implementation,
             interpret=jax.default_backend() == "cpu",
         )

@@ -1,6 +1,7 @@
 """Gates by TPU kernels, by XLA and in NumPy."""
 
 from functools import partial
+from itertools import product
 
 import flax.linen as nn
 import jax
@@ -11,7 +12,7 @@ import pytest
 from gsto_jax import BatchNorm, HRNet
 from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.layers import gates as gates_of_layers
-from gsto_jax.layers.gates import GateLogits, SelfGated
+from gsto_jax.layers.gates import GATE_STYLES, GateLogits, SelfGated
 from gsto_jax.losses import cross_entropy, pixel
 from gsto_jax.models.initialize import initial_variables
 from gsto_jax.models.specs import PLAIN, GSTOSpec, HRNetSpec
@@ -62,6 +63,25 @@ def test_released_gate_in_numpy():
         _, gated = run(args, 1, implementation, **CASES["released, training"])
         assert_close(gated, (maps, gates, mean, var), 1e-6)
         assert gates.min() >= 0.5
+
+
+def test_gates_up_to_two():
+    """In NumPy, with BN in training, forward and backward, by XLA and both kernels."""
+    args = features, kernel, scale, bias, cotangents = operands(1, 3, 5, 6, 2)
+    x, w = np.asarray(features, np.float64), np.asarray(kernel, np.float64)
+    z = x @ w
+    inverse = 1 / np.sqrt(z.var((0, 1, 2)) + EPSILON)
+    normalized = (z - z.mean((0, 1, 2))) * inverse
+    t = np.tanh((normalized * scale + bias) / 2)
+    dy = np.stack([(c * x).sum(-1) for c in cotangents], -1) * (1 - t**2) / 2
+    dbias, dscale = dy.sum((0, 1, 2)), (dy * normalized).sum((0, 1, 2))
+    dz = scale * inverse * (dy - (dbias + normalized * dscale) / 15)
+    dx = sum((1 + t[..., n, None]) * cotangents[n] for n in range(2)) + dz @ w.T
+    gradients = (dx, np.einsum("bhwc,bhwn->cn", x, dz), dscale, dbias)
+    maps = [(1 + t[..., n, None]) * x for n in range(2)]
+    for implementation in ("xla", "pallas_tpu", "pallas_gpu"):
+        actual, gated = run(args, 1, implementation, epsilon=EPSILON, maximum=2.0)
+        assert_close((actual, gated[:2]), (gradients, (maps, 1 + t)))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -145,8 +165,10 @@ def test_each_device_runs_the_kernel_on_its_shard():
     assert_close(gated, run(args, **CASES["released, training"]))
 
 
-@pytest.mark.parametrize("style", ["released", "paper"])
-@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(
+    ("style", "train"),
+    [*product(("released", "paper"), (True, False)), ("doubled", True), ("residual", True)],
+)
 def test_self_gated_equals_gate_logits_and_product(style, train):
     """Compares parameters, running statistics and maps."""
     x = operands(2, 4, 6, 5, 3)[0]
@@ -157,11 +179,9 @@ def test_self_gated_equals_gate_logits_and_product(style, train):
         jax.jit(partial(layer.apply, train=train, mutable=["batch_stats"]))(variables, x)
         for layer in (gate, fused)
     )
-    logits = np.asarray(logits)
-    assert_close((gated.gates, fused_updates), (jax.nn.sigmoid(logits), updates), 1e-6)
-    assert_close(
-        list(gated.maps), [jax.nn.sigmoid(logits[..., n : n + 1]) * x for n in range(3)], 1e-6
-    )
+    expected = GATE_STYLES[style].maximum * jax.nn.sigmoid(np.asarray(logits))
+    assert_close((gated.gates, fused_updates), (expected, updates), 1e-6)
+    assert_close(list(gated.maps), [expected[..., n : n + 1] * x for n in range(3)], 1e-6)
 
 
 def test_gradients_through_the_gates():

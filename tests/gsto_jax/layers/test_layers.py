@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +24,7 @@ from gsto_jax import (
 )
 from gsto_jax.layers.conv import he_std, hrnet_std
 from gsto_jax.layers.norm import batch_norm
+from gsto_jax.models.initialize import initial_variables
 from gsto_jax.ops.batch_norm import channel_sum
 from tests.gsto_jax.host_variables import host_variables
 
@@ -247,6 +249,37 @@ def test_self_gate_and_targets():
     (fused, gates), _ = apply_drawn(GFM(self_gate=False, targets=1), BRANCHES)
     assert len(fused) == 1
     assert set(gates) == {"gate1_to0", "gate2_to0"}
+
+
+class _Gated(nn.Module):
+    """A fusion of two branches and a transition, from one map."""
+
+    style: str
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        plain = self.style == "none"
+        fusion = MultiScaleFusion(self.style, implementation="xla", name="fusion")
+        fused, gates = fusion([x, x[:, ::2, ::2]], train)
+        gating, style = ("none", "released") if plain else ("unsupervised", self.style)
+        new = GTM(4, gating, style=style, name="gtm")(fused, train)
+        return [*fused, new.features], [*gates.values(), *([] if plain else [new.gate])]
+
+
+def test_gate_styles_at_the_start():
+    """A residual gate changes nothing; BN of an open one starts with its bias."""
+    x = normal(4, 8, 8, 3)
+    (expected, _), (actual, gates) = (
+        apply_training(_Gated(style), initial_variables(_Gated(style), seed=0), x)[0]
+        for style in ("none", "residual")
+    )
+    for gated, plain in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(gated, plain, atol=1e-6)
+    assert len(gates) == 5 and all((np.asarray(gate) == 1).all() for gate in gates)
+    params = initial_variables(_Gated("open"), seed=0)["params"]
+    first, last = (params["gtm"]["gate"][f"cbr{k}"]["bn"]["bias"] for k in (0, 1))
+    assert (first == 0).all() and (last == 3).all()
+    assert (params["fusion"]["gate1"]["bn"]["bias"] == 3).all()
 
 
 @pytest.mark.parametrize("style", ["released", "paper"])

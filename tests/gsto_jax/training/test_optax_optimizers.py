@@ -98,6 +98,30 @@ def test_weight_decay_without_bn_and_biases(kind):
     assert not np.any(updates["bias"]) and np.all(updates["kernel"])
 
 
+@pytest.mark.parametrize("decay_bn_and_bias", [True, False])
+def test_parameters_without_weight_decay(decay_bn_and_bias):
+    params = {"gate": {"kernel": np.ones((2, 2)), "bias": np.ones(2)}, "head": np.ones(2)}
+    optimizer = make_optimizer(
+        OptimConfig(decay_bn_and_bias=decay_bn_and_bias),
+        learning_rate=1.0,
+        momentum=0.9,
+        weight_decay=0.5,
+        clip_norm=0.0,
+        undecayed={"gate/kernel"},
+    )
+
+    @jax.jit
+    def first_update(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return optimizer.update(zeros, optimizer.init(params), params)[0]
+
+    updates = first_update(params)
+    on_vectors = -0.5 if decay_bn_and_bias else 0.0
+    assert not np.any(updates["gate"]["kernel"])
+    assert np.all(updates["gate"]["bias"] == on_vectors)
+    assert np.all(updates["head"] == on_vectors)
+
+
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adamw", "nadamw", "lamb", "lars", "lion"])
 def test_updates_are_proportional_to_the_learning_rate(kind):
     """As learning-rate factors by parameter assume, also of moments and momentum."""

@@ -25,6 +25,7 @@ from gsto_jax.training.parameter_groups import (
     rate_factors,
     select,
     split,
+    undecayed,
     with_rate_factors,
 )
 from gsto_jax.training.task import initial_state
@@ -87,6 +88,16 @@ def test_rate_factors():
     for pair in (("head", 0.0), ("head", float("nan")), ("", 1.0), ("head",), (1.0, "head")):
         with pytest.raises(UserError, match=r"config\.optim\.rates"):
             OptimConfig(rates=(pair,))
+
+
+def test_no_decay():
+    config = OptimConfig(no_decay=("head/bn", "*/kernel"))
+    paths = undecayed(config, PARAMS, {"stem1/conv/kernel"})
+    assert paths == {"head/bn/scale", "head/bn/bias", "head/conv/kernel", PATHS[-1]}
+    with pytest.raises(UserError, match=r"config\.optim\.no_decay .*'head'.*got 'haed'"):
+        undecayed(OptimConfig(no_decay=("haed",)), PARAMS)
+    with pytest.raises(UserError, match=r"config\.optim\.no_decay"):
+        OptimConfig(no_decay=("",))
 
 
 def test_split_and_merge():

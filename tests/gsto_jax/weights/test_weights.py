@@ -34,9 +34,9 @@ from gsto_jax.weights import (
     export_weights,
     from_state_dict,
     import_weights,
+    option_notes,
     read_state_dict,
     to_state_dict,
-    upsampling_note,
 )
 from tests.golden.make_timm import image, kept, weights
 from tests.gsto_jax.weight_states import (
@@ -635,7 +635,7 @@ def test_damaged_safetensors(tmp_path):
 # Formats.
 
 
-def test_export_formats_and_upsampling_notes():
+def test_export_formats_and_option_notes():
     assert len({x.name for x in FORMATS}) == len(FORMATS) == 6
     gates = {"gfm": False, "gtm": ("none",) * 3}
 
@@ -649,6 +649,13 @@ def test_export_formats_and_upsampling_notes():
     assert export_format(config("resnet_mini")) is RESNET_FORMAT
     with pytest.raises(UserError, match=r"model\.hrnet\.attention"):
         export_format(config(**gates, attention="spatial"))
-    assert upsampling_note(HRNET_FORMAT, config()) is None
-    assert upsampling_note(IMAGENET_FORMAT, config(upsample="nearest")) is None
-    assert "nearest" in upsampling_note(IMAGENET_FORMAT, config())
+    assert export_format(config(gfm_style="open", gtm_style="open")) is GSTO_FORMAT
+    for options in ({"gfm_style": "residual"}, {"gtm_style": "doubled"}):
+        (name,) = options
+        with pytest.raises(UserError, match=rf"model\.hrnet\.{name} must be released"):
+            export_format(config(**options))
+        assert name in option_notes(GSTO_FORMAT, config(**options))[0]
+    assert export_format(config(**gates, gfm_style="residual")) is HRNET_FORMAT
+    assert option_notes(GSTO_FORMAT, config()) == option_notes(HRNET_FORMAT, config()) == []
+    assert option_notes(IMAGENET_FORMAT, config(upsample="nearest")) == []
+    assert "nearest" in option_notes(IMAGENET_FORMAT, config())[0]

@@ -24,9 +24,9 @@ from gsto_jax.weights import (
     POSE_FORMAT,
     import_weights,
     locate_network,
+    option_notes,
     read_state_dict,
     to_state_dict,
-    upsampling_note,
 )
 from gsto_jax.weights.files import write_safetensors
 from tests.gsto_jax.weight_states import (
@@ -262,7 +262,7 @@ def test_pose_files_initialize_gsto_pose_networks(pose_state, tmp_path):
     whole = import_weights(path, blank(POSE))
     assert_loaded(whole, pose_state)
     assert whole.result.initialized == {} and whole.unused == {}
-    note = upsampling_note(POSE_FORMAT, ModelConfig())
+    (note,) = option_notes(POSE_FORMAT, ModelConfig())
     assert "HRNet pose networks were trained with nearest upsampling" in note
 
 
