@@ -245,7 +245,7 @@ def read_rows(text: str | None, file: str, classes: Sequence[str] = ()) -> list[
     if not any(re.match(r"--?config\.run\.trackers\b", arg) for arg in overrides):
         # Loading TensorFlow would take seconds in each run.
         overrides = ["--config.run.trackers=()", *overrides]
-    names = [_row_name(item) for item in items]
+    names = [row_name(item) for item in items]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"--rows={text}: two rows are named {name}")
@@ -291,7 +291,7 @@ def _parse_row(text: str, file: str, overrides: Sequence[str], classes: Sequence
     expected = "0 with --mode=sweep, which compares runs of equal length"
     task.config.run.require(task.config.run.patience == 0, "patience", expected)
     return SweepRow(
-        name=_row_name(text),
+        name=row_name(text),
         arguments=(f"--config={config_file}", *overrides, *row_overrides),
         config=values,
         steps=task.config.train.total_steps(len(make_source(data, data.train_split))),
@@ -300,7 +300,7 @@ def _parse_row(text: str, file: str, overrides: Sequence[str], classes: Sequence
     )
 
 
-def _row_name(text: str) -> str:
+def row_name(text: str) -> str:
     """Returns a row as the name of a folder."""
     short = re.sub(r"(?:[^+]*/)?([\w.-]+)\.py(?=$|[:+])", r"\1", text.removeprefix("row="))
     return re.sub(r"[^\w.=+-]+", "_", short).replace("=_", "=").strip("_")

@@ -81,7 +81,7 @@ def read_result(run: SweepRun) -> RunResult | None:
         class_iou=class_iou,
         parameters=run.row.parameters,
         steps=run.row.steps,
-        seconds=_training_seconds(workdir.read_training()) + evaluation["seconds"],
+        seconds=training_seconds(workdir.read_training()) + evaluation["seconds"],
         devices=start["devices"],
         versions=start["versions"],
         revision=start["revision"],
@@ -134,7 +134,8 @@ def exit_reason(log: Path, start: int = 0) -> str:
     return (errors or lines or ["no output"])[-1]
 
 
-def _training_seconds(training: list[dict[str, Any]]) -> float:
+def training_seconds(training: list[dict[str, Any]]) -> float:
+    """Returns the time of all steps from the records of training.jsonl, in seconds."""
     steps = [0, *(line["step"] for line in training)]
     rates = [line["steps_per_second"] for line in training]
     return sum(

@@ -1,0 +1,185 @@
+"""Trains and reports the study of docs/gates.md: forms of the gates on synthetic scenes.
+
+    python benchmarks/gate_study.py train DIR --tables=main
+    python benchmarks/gate_study.py collect DIR benchmarks/gate_study_x86_64_jax0.10.2.csv
+    python benchmarks/gate_study.py report benchmarks/gate_study_x86_64_jax0.10.2.csv
+
+`train` calls `--mode=sweep` for one table after the other, one run at a time and seed by seed. The
+same command continues what SIGTERM interrupted. `collect` writes the finished runs, also while
+others train, and `report` fills the tables of docs/gates.md.
+"""
+
+import argparse
+import csv
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.csv_rows import write_rows
+from benchmarks.gate_study_report import fill_page
+from gsto_jax.runs.workdir import Workdir
+from gsto_jax.sweep.run_result import training_seconds
+from modes.sweep import row_name
+
+ROOT = Path(__file__).parents[1]
+STEPS = 1600
+OPEN, RESIDUAL, DOUBLED = (f"model.hrnet.gfm_style={x}" for x in ("open", "residual", "doubled"))
+PAPER, NO_SELF_GATE = "model.hrnet.gfm_style=paper", "model.hrnet.self_gate=False"
+GTM_OPEN, GTM_RESIDUAL = (f"model.hrnet.gtm_style={x}" for x in ("open", "residual"))
+BASELINE, SUP, GFM, GTM, BOTH = "t1-baseline", "t1-baseline-sup", "t1-gfm", "t1-gtm-sup", "t1-both"
+
+ROWS: Mapping[str, Sequence[str]] = {
+    "HRNetV2": [BASELINE],
+    "w/ sup": [SUP],
+    "GFM": [GFM],
+    "GFM, open": [GFM, OPEN],
+    "GFM, no self gate": [GFM, NO_SELF_GATE],
+    "GFM, no self gate, open": [GFM, NO_SELF_GATE, OPEN],
+    "GFM, residual": [GFM, RESIDUAL],
+    "GFM, doubled": [GFM, DOUBLED],
+    "GFM, gates without weight decay": [GFM, 'optim.no_decay=("*/gate*",)'],
+    "GFM, paper": [GFM, PAPER],
+    "GFM, paper, no self gate": [GFM, PAPER, NO_SELF_GATE],
+    "GTM": [GTM],
+    "GFM + GTM": [BOTH],
+    "GFM + GTM, no self gate": [BOTH, NO_SELF_GATE],
+    "GFM + GTM, no self gate, open": [BOTH, NO_SELF_GATE, OPEN, GTM_OPEN],
+    "GFM + GTM, residual": [BOTH, RESIDUAL, GTM_RESIDUAL],
+    "GFM + GTM after stage 3": ["t2-gtm-3"],
+    "GFM + GTM after stages 2, 3": ["t2-gtm-23"],
+    "channel, per block": ["t3-channel-block"],
+    "channel, per layer": ["t3-channel-layer"],
+    "channel, on the scale transfer": ["t3-channel-transfer"],
+    "spatial, per block": ["t3-spatial-block"],
+    "spatial, per layer": ["t3-spatial-layer"],
+    "spatial, on the scale transfer": ["t3-spatial-transfer"],
+}
+"""Rows by label: a row of `configs/ablation.py` and the options that differ."""
+MAIN = tuple(ROWS)[:16]
+CURVES = ("HRNetV2", "GFM", "GFM, no self gate", "GFM, open")
+RATES = (0.05, 0.2)
+"""Learning rates besides that of the recipe, 0.1."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Runs of a table.
+
+    Attributes:
+      rows: labels of the rows.
+      steps: length of a run.
+      seeds: number of seeds.
+      rates: learning rates; None for that of the recipe.
+    """
+
+    rows: tuple[str, ...]
+    steps: int = STEPS
+    seeds: int = 8
+    rates: tuple[float | None, ...] = (None,)
+
+    @property
+    def sweep_rows(self) -> dict[tuple[str, float | None], str]:
+        """Values of `--rows` by label and learning rate."""
+        return {
+            (label, rate): "+".join(
+                [*ROWS[label], *([] if rate is None else [f"optim.learning_rate={rate}"])]
+            )
+            for rate in self.rates
+            for label in self.rows
+        }
+
+
+TABLES = {
+    "main": Table(MAIN),
+    "paper": Table(tuple(ROWS)[16:]),
+    "rates": Table(CURVES, rates=RATES),
+    "length3": Table(CURVES, steps=3 * STEPS),
+    "length10": Table(CURVES, steps=10 * STEPS, seeds=3),
+}
+"""Tables by name, in the order in which they are trained."""
+
+
+def main() -> None:
+    """Trains, collects or reports."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("train", "collect"):
+        commands.add_parser(name).add_argument("folder", type=Path)
+    commands.choices["train"].add_argument("--tables", default="main", help=", ".join(TABLES))
+    commands.choices["collect"].add_argument("csv", type=Path)
+    commands.add_parser("report").add_argument("csv", type=Path)
+    args = parser.parse_args()
+    if args.command == "train":
+        sys.exit(train(args.folder.absolute(), args.tables.split(",")))
+    elif args.command == "collect":
+        write_rows(args.csv, list(collect(args.folder)))
+    else:
+        with args.csv.open() as file:
+            fill_page(ROOT / "docs" / "gates.md", list(csv.DictReader(file)))
+
+
+def train(folder: Path, names: Iterable[str]) -> int:
+    """Trains the runs of tables that are not finished; returns the exit status."""
+    for name in names:
+        table = TABLES[name]
+        command = [
+            *(sys.executable, str(ROOT / "main.py"), "--mode=sweep"),
+            "--config=configs/ablation.py:data=scenes,mini",
+            f"--workdir={folder / str(table.steps)}",
+            f"--rows={','.join(table.sweep_rows.values())}",
+            f"--seeds={table.seeds}",
+            "--jobs=1",
+            f"--config.train.steps={table.steps}",
+            *("--config.eval.sample_images=0", "--config.eval.feature_images=0"),
+            "--config.run.keep_checkpoints=1",
+        ]
+        sweep = subprocess.Popen(command, cwd=ROOT)
+        # The sweep saves the run in progress and exits with a status other than 0.
+        signal.signal(signal.SIGTERM, lambda *_, sweep=sweep: sweep.terminate())
+        if status := sweep.wait():
+            return status
+    return 0
+
+
+def collect(folder: Path) -> Iterable[dict[str, Any]]:
+    """Yields a CSV line for each finished run."""
+    for table in TABLES.values():
+        for seed in range(table.seeds):
+            for (label, rate), text in table.sweep_rows.items():
+                run = folder / str(table.steps) / row_name(text) / f"seed{seed}"
+                if (run / "config.json").exists():
+                    yield from _result(run, label, rate, table.steps, seed)
+
+
+def _result(
+    folder: Path, label: str, rate: float | None, steps: int, seed: int
+) -> Iterable[dict[str, Any]]:
+    workdir = Workdir(folder, read_only=True)
+    final = [
+        x for x in workdir.read_evaluations() if x["step"] == steps and x.get("while_training")
+    ]
+    if not final:
+        return
+    start, seconds = workdir.read_starts()[-1], training_seconds(workdir.read_training())
+    yield {
+        "row": label,
+        "steps": steps,
+        "learning_rate": rate or 0.1,
+        "seed": seed,
+        "mean_iou": f"{final[-1]['mean_iou']:.6f}",
+        "pixel_accuracy": f"{final[-1]['pixel_accuracy']:.6f}",
+        "seconds": f"{seconds + final[-1]['seconds']:.0f}",
+        "devices": start["devices"],
+        "revision": start["revision"] or "",
+        "versions": " ".join(f"{name}={start['versions'][name]}" for name in ("python", "jax")),
+    }
+
+
+if __name__ == "__main__":
+    main()
