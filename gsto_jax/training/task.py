@@ -149,25 +149,20 @@ class Task(ABC):
     def frozen(self) -> Frozen:
         """Frozen part of the network. Raises UserError for an invalid pattern."""
         model = self.config.model
-        if not model.freeze and not model.freeze_bn:
-            return Frozen()
-        return frozen_part(model, self.abstract_variables)
+        has_frozen = model.freeze or model.freeze_bn
+        return frozen_part(model, self.abstract_variables) if has_frozen else Frozen()
 
     @cached_property
     def rate_factors(self) -> dict[str, float]:
         """Factors of the learning rate by parameter. Raises UserError for an invalid pattern."""
-        optim = self.config.optim
-        if not optim.rates:
-            return {}
-        return rate_factors(optim, self.abstract_variables["params"], self.frozen.params)
+        params = self.abstract_variables["params"] if self.config.optim.rates else {}
+        return rate_factors(self.config.optim, params, self.frozen.params)
 
     @cached_property
     def undecayed(self) -> frozenset[str]:
         """Paths of parameters without weight decay. Raises UserError for an invalid pattern."""
-        optim = self.config.optim
-        if not optim.no_decay:
-            return frozenset()
-        return undecayed(optim, self.abstract_variables["params"], self.frozen.params)
+        params = self.abstract_variables["params"] if self.config.optim.no_decay else {}
+        return undecayed(self.config.optim, params, self.frozen.params)
 
     def check_patterns(self) -> None:
         """Raises UserError for a pattern of parameters that matches none of them."""
