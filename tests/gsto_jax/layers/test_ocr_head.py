@@ -42,6 +42,7 @@ def test_probabilities_of_bfloat16_maps_are_float32():
     assert jax.eval_shape(object_representations, regions, pixels).dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_training_on_several_devices_equals_one():
     """Height is split over two devices; the same channels are dropped."""
     head = OCRHead(3, features=8, key_features=4, dropout=0.5)
