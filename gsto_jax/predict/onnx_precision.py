@@ -1,7 +1,7 @@
 """ONNX models in float16 and int8 (extra `onnx`).
 
 Only the network changes, from the first convolution to its output. Normalization, resampling
-weights, upsampled logits and decoding stay float32, inputs uint8 and outputs float32.
+weights, softmax, upsampled logits and decoding stay float32, inputs uint8 and outputs float32.
 """
 
 import logging
@@ -17,6 +17,8 @@ from gsto_jax.predict.onnx_graph import Graph
 
 PRECISIONS = ("float16", "int8")
 _QUANTIZED_KINDS = ("Conv", "Relu", "Add")
+_FLOAT32_KINDS = ("Exp", "ReduceSum", "Div")
+"""Nodes of softmax and means, which stay float32: sums over all pixels exceed float16."""
 _MAX_FOLLOWING = 4
 """Nodes after a convolution, such as its transpose and bias, within which the network goes on."""
 
@@ -45,7 +47,8 @@ class _Float16Converter:
         import onnx
 
         self._onnx, self._graph = onnx, model.graph
-        self._network = _network_values(model)
+        float32 = [x for x in model.graph.node if x.op_type in _FLOAT32_KINDS]
+        self._network = _network_values(model) - {name for x in float32 for name in x.output}
         self._constants = {x.name: x for x in model.graph.initializer}
         typed = (*model.graph.value_info, *model.graph.input, *model.graph.output)
         self._types = {x.name: x.type.tensor_type.elem_type for x in typed}

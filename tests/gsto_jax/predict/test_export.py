@@ -133,6 +133,18 @@ NEEDS_ONNX = pytest.mark.skipif(
 )
 
 
+@pytest.mark.long
+@NEEDS_ONNX
+def test_models_with_ocr_equal_the_checkpoint(tmp_path):
+    sizes = {"head": "ocr", "ocr_features": 16, "ocr_key_features": 8}
+    predictor = make_predictor(tmp_path / "run", **sizes)
+    export(predictor, tmp_path / "out", ("jax", "onnx"))
+    checks = verify(predictor, tmp_path / "out", inputs_of(*SIZES))
+    assert {check.file for check in checks} == {"model.jax", "model.onnx"}
+    for file in ("model.jax", "model.onnx"):
+        assert_equal([check for check in checks if check.file == file], file, SIZES)
+
+
 @pytest.mark.slow
 @NEEDS_ONNX
 @pytest.mark.parametrize("channels", [1, 5])

@@ -50,10 +50,11 @@ def graph(layers=2, extra_output=False):
     return helper.make_model(body, opset_imports=opsets, ir_version=10)
 
 
-def run(model):
+def run(model, image=None):
     import onnxruntime
 
-    image = np.random.default_rng(1).normal(size=(2, 6, 7, 3)).astype(np.float32)
+    if image is None:
+        image = np.random.default_rng(1).normal(size=(2, 6, 7, 3)).astype(np.float32)
     content = model if isinstance(model, bytes) else model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return session.run(None, {"image": image})
@@ -158,6 +159,37 @@ def test_gates_stay_float32():
         node = producers[node.input[0]]
         kinds.append(node.op_type)
     assert kinds == ["Relu", "Add", "Mul", "Einsum"]
+
+
+def test_softmax_over_many_pixels_stays_float32():
+    """Its sum of 65536 would be infinite in float16."""
+    from onnx import TensorProto, helper, numpy_helper, shape_inference
+
+    from gsto_jax.predict.onnx_precision import to_float16
+
+    kernels = {"first": 0.0, "last": 2.0**15}
+    nodes = [
+        helper.make_node("Conv", ["image", "first"], ["c"]),
+        helper.make_node("Exp", ["c"], ["e"]),
+        helper.make_node("ReduceSum", ["e", "axes"], ["s"]),
+        helper.make_node("Div", ["e", "s"], ["p"]),
+        helper.make_node("Conv", ["p", "last"], ["z"]),
+        helper.make_node("Relu", ["z"], ["y"]),
+    ]
+    constants = [
+        *(numpy_helper.from_array(np.full((1, 1, 1, 1), x, "f"), k) for k, x in kernels.items()),
+        numpy_helper.from_array(np.array([2, 3]), "axes"),
+    ]
+    shapes = {"image": (1, 1, 256, 256), "y": (1, 1, 256, 256)}
+    image, y = (
+        helper.make_tensor_value_info(k, TensorProto.FLOAT, shape) for k, shape in shapes.items()
+    )
+    body = helper.make_graph(nodes, "g", [image], [y], constants)
+    opsets = [helper.make_opsetid("", 21)]
+    model = helper.make_model(body, opset_imports=opsets, ir_version=10)
+    content = to_float16(shape_inference.infer_shapes(model).SerializeToString())
+    (actual,) = run(content, np.zeros(shapes["image"], np.float32))
+    np.testing.assert_allclose(actual, 0.5, rtol=1e-3)
 
 
 def test_spread():
