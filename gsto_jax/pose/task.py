@@ -62,10 +62,10 @@ class PoseTask(Task):
                 f"config.model.variant must be an HRNet for a pose task; got "
                 f"{self.config.model.variant!r}"
             )
-        if self.config.model.hrnet.head == "ocr":
+        if self.config.model.hrnet.head not in ("v1", "v2"):
             raise UserError(
-                "config.model.hrnet.head must be v1 or v2 for a pose task, whose outputs are no "
-                "object regions; got ocr"
+                "config.model.hrnet.head must be v1 or v2 for a pose task; got "
+                f"{self.config.model.hrnet.head!r}"
             )
         if self.config.pose.ohkm_topk > len(self.joints):
             raise UserError(

@@ -426,6 +426,9 @@ def test_initial_heatmaps_are_small():
 def test_invalid_options():
     with pytest.raises(UserError, match=r"pose\.ohkm_topk must be at most 17"):
         pose_task(pose={"ohkm_topk": 18})
+    hrnet = pose_values()["model"]["hrnet"] | {"head": "ocr"}
+    with pytest.raises(UserError, match=r"model\.hrnet\.head must be v1 or v2 for a pose task"):
+        pose_task(model={"hrnet": hrnet})
     for section, field, value in (
         ("eval", "scales", (0.5, 1.0)),
         ("eval", "window", "slide"),
