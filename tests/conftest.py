@@ -84,7 +84,14 @@ def libtpu(monkeypatch):
         monkeypatch.syspath_prepend(folder)
     if find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed, and GSTO_LIBTPU names no folder that holds it")
+    before = dict(os.environ)
     compile_target("v5e:2x2")
+    assert dict(os.environ) == before, "child processes would inherit it"
+    name = "jax_persistent_cache_min_compile_time_secs"
+    seconds = getattr(jax.config, name)
+    jax.config.update(name, float("inf"))  # without chips JAX cannot read what it would cache
+    yield
+    jax.config.update(name, seconds)
 
 
 @pytest.fixture

@@ -98,16 +98,14 @@ def _libtpu_environment(schedule_dir: Path) -> Iterator[None]:
         f"--xla_jf_dump_llo_pass_label_regex=^{DUMP_LABEL}",
     )
     changes = _LIBTPU_ENVIRONMENT | {"LIBTPU_INIT_ARGS": " ".join(filter(None, flags))}
-    before = {name: os.environ.get(name) for name in changes}
+    before = dict(os.environ)
     os.environ.update(changes)  # JAX has set values that log warnings by now
     try:
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    finally:  # libtpu and JAX have set more
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _gpu_target(topology: Topology) -> CompileTarget:

@@ -1,8 +1,10 @@
 """Profiler traces of a few train steps, scheduled or on demand."""
 
+import math
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -44,6 +46,7 @@ class Profiler:
         self._local: tempfile.TemporaryDirectory[str] | None = None
         self._trace_start = 0  # first step of the open trace; 0 for none
         self._last_step = 0
+        self._last_end = -math.inf
         self._previous_handler: Any = None
 
     def __call__(self, step: int, wait: Callable[[], object] = lambda: None) -> None:
@@ -79,6 +82,8 @@ class Profiler:
 
     def _start_trace(self, step: int) -> None:
         self._requested = False
+        # JAX names a trace by the second of its end, and would overwrite one of the same second.
+        time.sleep(max(0.0, self._last_end + 1.0 - time.monotonic()))
         try:
             if is_remote(self._folder):
                 self._local = tempfile.TemporaryDirectory()
@@ -100,3 +105,4 @@ class Profiler:
             self._log(f"warning: cannot write the profile of {steps} ({error})")
         else:
             self._log(f"profile     {steps}: {self._folder}")
+        self._last_end = time.monotonic()

@@ -114,7 +114,7 @@ def test_missing_and_wrong_flags_are_named(flag, source, output):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["rgb_masks", "labelme"])
+@pytest.mark.parametrize("layout", [pytest.param("rgb_masks", marks=pytest.mark.long), "labelme"])
 def test_the_printed_commands_train_and_evaluate(layout, tmp_path):
     write_layout(tmp_path / "data", layout)
     config = f"{tmp_path}/mine.py"

@@ -223,7 +223,7 @@ def test_two_ctrl_c_at_any_moment_of_a_start(tmp_path, moment):
     children = children_of(process.pid)
     start_time = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
+    ((_, _, errors),) = program.finish([process])
     # Before Python runs any of our code it dies of the signal, which is 130 in a shell.
     assert process.returncode in (130, *([-signal.SIGINT] if moment < 1 else [])), errors
     assert time.monotonic() - start_time < 3
@@ -247,7 +247,7 @@ def test_sigterm_while_compiling(tmp_path):
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
     start_time = time.monotonic()
-    rest, errors = process.communicate()
+    ((_, rest, errors),) = program.finish([process])
     assert process.returncode == 42, errors
     assert time.monotonic() - start_time < 10
     assert re.search("stopped by SIGTERM .*compiling the train step", rest + errors)
@@ -261,7 +261,7 @@ def test_ctrl_c_while_training_saves(tmp_path):
         if re.match(r"step +2/", line):
             break
     process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate()
+    ((_, rest, errors),) = program.finish([process])
     assert process.returncode == 130, errors
     assert re.match("Ctrl-C: .*this step", errors)
     step = re.search(r"stopped by SIGINT: .*from step (\d+)", rest)[1]

@@ -95,7 +95,7 @@ def disturb(process, after, how):
             break
     time.sleep(after)
     process.send_signal(how)
-    rest, errors = process.communicate()
+    ((_, rest, errors),) = program.finish([process])
     return output + rest, errors
 
 
@@ -105,14 +105,8 @@ def evaluated(workdir):
     return {line["step"]: line["mean_iou"] for line in lines if line["while_training"]}
 
 
-@pytest.mark.parametrize(
-    ("devices", "workers"),
-    [
-        pytest.param(1, 0, marks=pytest.mark.long),
-        (2, 1),
-        pytest.param(4, 0, marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("devices", "workers"), [(1, 0), (2, 1), (4, 0)])
 def test_killed_at_random_moments(tmp_path, undisturbed, devices, workers):
     """Whether threads or worker processes prepare the batches."""
     whole, expected = undisturbed(devices)
@@ -156,6 +150,7 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path, undisturbed):
     assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.long
 def test_a_truncated_newest_checkpoint_falls_back(tmp_path, undisturbed):
     whole, _ = undisturbed(2)
     partial = run(*command(tmp_path, "--config.run.stop_at=4"))

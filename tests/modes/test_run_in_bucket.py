@@ -60,7 +60,7 @@ def await_save(folder, processes):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_process_killed_in_the_middle_of_a_save(bucket, tmp_path, killed):
     codes, outputs = finish(start_two(tmp_path))
     assert codes == [0, 0], outputs

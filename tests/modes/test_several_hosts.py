@@ -141,7 +141,7 @@ def alone(tmp_path_factory):
 @pytest.mark.parametrize(
     ("count", "devices", "more"),
     [  # two processes without more options are killed and resumed below
-        (4, 1, ()),
+        pytest.param(4, 1, (), marks=pytest.mark.long),
         (2, 2, ("--config.parallel.spatial_shards=2", "--config.parallel.shard_parameters=true")),
     ],
 )
@@ -166,7 +166,7 @@ def test_several_processes_evaluate_as_one(tmp_path, alone):
     assert tables[0] == tables[1]
 
 
-@pytest.mark.parametrize("kill", [0, 1])
+@pytest.mark.parametrize("kill", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_killed_process_ends_the_other_and_both_resume(tmp_path, alone, kill):
     """The run is resumed by two processes, or by one with another number of devices."""
     codes, _, errors = by_several(tmp_path, kill=kill)
@@ -183,6 +183,7 @@ def test_killed_process_ends_the_other_and_both_resume(tmp_path, alone, kill):
     assert_same_run(tmp_path, alone)
 
 
+@pytest.mark.long
 def test_signal_to_one_process_saves_a_resumable_checkpoint(tmp_path, alone):
     """After a preemption of two processes, one process with two devices resumes."""
     rare = ("--config.run.checkpoint_every=1000", "--config.run.compilation_cache=")

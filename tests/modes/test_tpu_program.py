@@ -12,10 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LIBTPU = os.environ.get("GSTO_LIBTPU", "")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not LIBTPU, reason="GSTO_LIBTPU names no folder that holds libtpu"),
-]
+pytestmark = pytest.mark.skipif(not LIBTPU, reason="GSTO_LIBTPU names no folder that holds libtpu")
 
 PROGRAM = """
 import sys
@@ -59,6 +56,7 @@ def program(implementation, form):
     return result.stdout
 
 
+@pytest.mark.long
 def test_the_step_of_quickstart_runs_the_kernels():
     """Forward and backward, in two phases each, where maps lie as the kernels want them."""
     text = program("auto", "compiled")
@@ -75,12 +73,17 @@ def test_the_step_of_quickstart_runs_the_kernels():
             assert opcode in ("bitcast", "fusion", "copy-done", "custom-call"), (features, opcode)
 
 
+@pytest.mark.slow
+def test_the_step_of_quickstart_asks_for_the_kernels():
+    assert "tpu_custom_call" in program("auto", "lowered")
+
+
 @pytest.mark.long
 def test_xla_alone_asks_for_none():
-    assert "tpu_custom_call" in program("auto", "lowered")
     assert "tpu_custom_call" not in program("xla", "lowered")
 
 
+@pytest.mark.slow
 def test_the_program_plans_with_its_compiler(tmp_path):
     """Images and state split over chips, whose collectives are then there."""
     result = subprocess.run(

@@ -40,7 +40,11 @@ def one_slice_on_compute_engine():
         yield [{"GCE_METADATA_IP": x.address, "JAX_COORDINATOR_PORT": str(port)} for x in servers]
 
 
-WAYS = [one_slice_on_gke, slices_on_gke, one_slice_on_compute_engine]
+WAYS = [
+    pytest.param(one_slice_on_gke, marks=pytest.mark.long),
+    slices_on_gke,
+    one_slice_on_compute_engine,
+]
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,11 @@ def test_fixed_predictions_score_the_same_at_any_batch_size(fixed, protocol):
 
 @pytest.mark.parametrize(
     ("count", "devices"),
-    [(2, 2), *(pytest.param(count, 1, marks=pytest.mark.slow) for count in (2, 3, 4))],
+    [
+        (2, 2),
+        pytest.param(3, 1, marks=pytest.mark.slow),
+        *(pytest.param(count, 1, marks=pytest.mark.long) for count in (2, 4)),
+    ],
 )
 def test_fixed_predictions_score_the_same_by_several_processes(fixed, tmp_path, count, devices):
     cases = [("fixed", "small", protocol, 2 * count) for protocol in PROTOCOLS]
@@ -110,14 +114,8 @@ def test_a_network_predicts_the_same_by_two_processes(tmp_path):
     assert_equal(result, expected)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "protocol",
-    [
-        pytest.param(name, marks=[] if name == "scales and flip" else [pytest.mark.long])
-        for name in PROTOCOLS
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_at_most_one_pixel_in_a_million_differs(tmp_path, protocol):
     expected = one_process("mini", "large", protocol, 1)
     others = [

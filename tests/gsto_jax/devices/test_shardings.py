@@ -206,7 +206,7 @@ def step_of_one_device():
         return jax.device_get(a_step(task, mesh, a_batch(72)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_spatial_sharding_equals_one_device(x64, step_of_one_device):
     """In float64, so that a wrong row at a seam cannot hide behind rounding; 72 rows are uneven."""
     batch, mesh = a_batch(72), make_mesh(spatial_shards=4)
@@ -227,7 +227,7 @@ def test_spatial_and_parameter_sharding_equal_one_device(x64, step_of_one_device
     assert_close(result, step_of_one_device, 1e-6, 1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_parameter_sharding_equals_replication(tmp_path):
     mesh, batch = make_mesh(), next(batches())
     split, together = task_from_config(sharded=True), task_from_config()

@@ -262,7 +262,7 @@ SPEC = HRNetSpec(
         pytest.param(
             {"gsto": GSTOSpec(gfm_style="paper", gtm_style="paper")},
             id="paper",
-            marks=pytest.mark.slow,
+            marks=pytest.mark.long,
         ),
         pytest.param(
             {"gsto": GSTOSpec(gtm=("unsupervised",) * 3)}, id="unsupervised", marks=pytest.mark.long

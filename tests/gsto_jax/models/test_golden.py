@@ -235,7 +235,7 @@ def test_gsto_train_float64(golden, a, x64):
         np.testing.assert_allclose(value, expected[key], rtol=0, atol=bound, err_msg=key)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_gsto_train_float32(golden, a):
     b = golden("b")
     model = network(dtype=jnp.float32)
@@ -280,7 +280,7 @@ def test_hrnetv2_train(golden, a, x64):
         np.testing.assert_allclose(value, c2[f"new/{key}"], rtol=0, atol=bound, err_msg=key)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_hrnetv2_train_float32(golden, a):
     """Uses the compiler options of a real run, which affect the order of sums."""
     c2 = golden("c2")

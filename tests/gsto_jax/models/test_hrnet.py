@@ -139,7 +139,7 @@ MAY_BE_ZERO = ("gate", "head/conv/bias")
     "gsto",
     [
         pytest.param(GSTOSpec(), marks=pytest.mark.slow),  # compared in test_gsto_train_float64
-        pytest.param(GSTOSpec(gfm_style="paper", gtm_style="paper"), marks=pytest.mark.slow),
+        pytest.param(GSTOSpec(gfm_style="paper", gtm_style="paper"), marks=pytest.mark.long),
     ],
 )
 def test_every_parameter_gets_a_finite_gradient(gsto):

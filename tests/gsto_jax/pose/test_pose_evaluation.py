@@ -133,7 +133,7 @@ def test_training_learns(trained):
     assert len(losses) == 4 and task.model.gsto.gtm == ("none", "supervised", "supervised")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_losses_of_microbatches_add_up():
     """The loss of a batch is the weighted sum of the losses of its microbatches."""
     task = pose_task(train={"grad_accum_steps": 3, "batch_size": 6})
@@ -271,7 +271,7 @@ def test_two_processes_equal_one(tmp_path):
         assert all(path.is_file() for path in drawn(folders[1], b))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bfloat16_joints(trained):
     """bfloat16 predicts nearly the same joints as float32."""
     task, state, _ = trained

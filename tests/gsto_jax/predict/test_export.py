@@ -147,7 +147,7 @@ def test_models_with_ocr_equal_the_checkpoint(tmp_path):
 
 @pytest.mark.slow
 @NEEDS_ONNX
-@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("channels", [1, pytest.param(5, marks=pytest.mark.long)])
 def test_onnx_models_of_other_channels_equal_the_checkpoint(channels, tmp_path):
     without_gates = {"gfm": False, "gtm": ["none"] * 3}
     predictor = make_predictor(tmp_path / "run", channels, **without_gates)

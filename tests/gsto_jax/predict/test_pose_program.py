@@ -75,7 +75,14 @@ NEEDS_ONNX = pytest.mark.skipif(
 
 @pytest.mark.slow
 @NEEDS_ONNX
-@pytest.mark.parametrize("refinement, limit", [("quarter", 1e-2), ("dark", 0.1), ("none", 1e-2)])
+@pytest.mark.parametrize(
+    ("refinement", "limit"),
+    [
+        pytest.param("quarter", 1e-2, marks=pytest.mark.long),
+        ("dark", 0.1),
+        pytest.param("none", 1e-2, marks=pytest.mark.long),
+    ],
+)
 def test_onnx_joints_equal_the_predictor(refinement, limit):
     # In a subprocess, since jax2onnx patches JAX.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

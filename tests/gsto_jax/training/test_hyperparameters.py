@@ -101,7 +101,7 @@ def test_hyperparameters_do_not_change_the_program(kind, schedule):
     assert lowered(tiny_task(10, {"optim": base | {"ema_decay": 0.0}})) != same
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_hyperparameters_do_not_change_the_program_of_hrnet():
     for grad_accum_steps in ({}, {"train": {"grad_accum_steps": 2}}):
         first = make_task(100, BASE | grad_accum_steps, variant="mini")

@@ -180,7 +180,7 @@ def test_accumulated_gradients_equal_whole_batch(x64):
     np.testing.assert_allclose(means[0] / 0.9 * (2 / 11 * 0.9 + 9 / 11), means[1], rtol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_accumulated_ohem():
     task = make_task(
         2,
@@ -196,7 +196,7 @@ def test_accumulated_ohem():
         make_task(2, {"train": {"grad_accum_steps": 3}})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bfloat16_computes_with_float32_parameters_statistics_and_loss():
     task = make_task(2, variant="mini", dtype="bfloat16")
     assert {str(x.dtype) for x in jax.tree.leaves(task.abstract_state)} == {"float32", "int32"}

@@ -65,7 +65,7 @@ GOLDEN_FILES = Path(__file__).parents[2] / "golden"
     [
         "w18_small_v2",
         pytest.param("w18", marks=pytest.mark.long),
-        pytest.param("w48", marks=pytest.mark.slow),
+        pytest.param("w48", marks=pytest.mark.long),
     ],
 )
 def test_timm_networks_give_the_same_features(golden, variant):
