@@ -14,9 +14,9 @@ from gsto_jax.weights import (
     export_format,
     from_state_dict,
     locate_network,
+    option_notes,
     to_state_dict,
     transfer,
-    upsampling_note,
 )
 from tests.gsto_jax.weight_states import (
     assert_equal_arrays,
@@ -116,9 +116,9 @@ def test_formats_of_configs():
 
 def test_note_about_align_corners():
     options = {"head": "ocr", **PLAIN_OPTIONS}
-    note = upsampling_note(OCR_FORMAT, config(**options))
-    assert note is not None and "config.model.align_corners is False" in note
-    assert upsampling_note(OCR_FORMAT, config(align_corners=True, **options)) is None
+    (note,) = option_notes(OCR_FORMAT, config(**options))
+    assert "config.model.align_corners is False" in note
+    assert option_notes(OCR_FORMAT, config(align_corners=True, **options)) == []
 
 
 @pytest.mark.parametrize("name", ["ocr_features", "ocr_key_features", "ocr_dropout"])
