@@ -636,7 +636,7 @@ def test_damaged_safetensors(tmp_path):
 
 
 def test_export_formats_and_option_notes():
-    assert len({x.name for x in FORMATS}) == len(FORMATS) == 6
+    assert len({x.name for x in FORMATS}) == len(FORMATS) == 7
     gates = {"gfm": False, "gtm": ("none",) * 3}
 
     def config(variant="mini", **hrnet):
