@@ -155,6 +155,16 @@ def test_poses(tmp_path, url):
     assert status == 400 and "for pose networks" in reason
 
 
+def test_a_program_that_fails_does_not_stop_the_server(tmp_path):
+    write_program(tmp_path / "model.onnx", describe(), size=(16, 24))  # which it does not describe
+    with serve(tmp_path / "model.onnx") as (process, url):
+        assert refusal(url, png(image_of(0), RGB))[:2] == (500, "the prediction failed")
+        assert post(url, png(image_of(0, (16, 24)), RGB)).shape == (16, 24)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    assert "model.onnx fails in onnxruntime" in errors and "Traceback" not in errors
+
+
 def test_a_full_server_refuses_and_stops(model):
     with serve(model, "--queue=0") as (process, url):
         status, _, headers = refusal(url, png(image_of(0), RGB))
