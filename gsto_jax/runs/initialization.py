@@ -3,7 +3,7 @@
 That is a run, a checkpoint, a hub folder or a weight file.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -229,7 +229,7 @@ def read_variables(checkpoint: Path) -> tuple[dict[str, Any], bool]:
     return result
 
 
-def network_options(config: Record) -> Record:
+def network_options(config: Mapping[str, Any]) -> Record:
     """Returns the options of a config that determine what a network computes, by dotted name."""
     return {
         name: value
