@@ -30,7 +30,6 @@ from gsto_jax.weights.import_export import sha256_of
 Record = dict[str, Any]
 _SHARED = ("data.classes", "data.mean", "data.std", "data.keypoints.names")
 """Data options that determine what the variables of a network mean."""
-_OUTPUTS = {"segmentation": "classes", "pose": "joints"}
 
 
 @dataclass(frozen=True)
@@ -151,11 +150,12 @@ def _read_hub_folder(path: Path) -> _Source | None:
 
 def _load_network(source: _Source, config: Record, variables: Any) -> InitialWeights:
     same_task = source.task == config["task"]
+    kind = "joints" if source.task == "pose" else "classes"
     try:
         result = transfer(
             source.variables,
             variables,
-            outputs=_OUTPUTS[config["task"]] if same_task else "outputs",
+            outputs=kind if same_task else "outputs",
             keep_heads=same_task,
         )
     except UserError as error:
