@@ -56,6 +56,8 @@ def set_baseline(config: ConfigDict) -> None:
     hrnet.gfm, hrnet.gtm, hrnet.attention = False, ("none", "none", "none"), "none"
     if config.task == "pose":
         hrnet.head, hrnet.upsample = "v1", "nearest"
+    elif config.task == "classification":
+        hrnet.upsample = "nearest"
 
 
 def apply_arguments(

@@ -122,6 +122,7 @@ def plain_values(config: ConfigDict) -> dict[str, Any]:
       UserError: a value that JSON cannot store, such as bytes or a set.
     """
     # Imported here: it takes two seconds, and the terminal should first display the start.
+    from data_pipelines.image_class_options import CLASS_SOURCES
     from data_pipelines.labels import distinct_colors
 
     for name, value in flatten(config.to_dict()).items():
@@ -134,7 +135,8 @@ def plain_values(config: ConfigDict) -> dict[str, Any]:
             ) from None
     values = json.loads(config.to_json())
     data = values["data"]
-    if not data["palette"] and data["label_encoding"] == "ids":
+    has_maps = data["source"] not in CLASS_SOURCES
+    if has_maps and not data["palette"] and data["label_encoding"] == "ids":
         data["palette"] = [list(color) for color in distinct_colors(len(data["classes"]))]
     return values
 

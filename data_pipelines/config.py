@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from data_pipelines.annotation_options import check_annotations
 from data_pipelines.errors import DataError
+from data_pipelines.image_class_options import CLASS_SOURCES, ImageCrops, check_image_classes
 from data_pipelines.keypoint_options import IdPairs, Keypoints
 from data_pipelines.label_options import check_id_map, check_label_encoding, check_val_fraction
 from data_pipelines.labels import IGNORE_LABEL, SCENES, distinct_colors
@@ -20,6 +21,7 @@ SOURCES = {
     "scenes": "synthetic street scenes, rendered on the fly",
     "folder": "image files",
     "tfds": "a dataset written by --mode=prepare or tensorflow-datasets",
+    **CLASS_SOURCES,
 }
 ENCODINGS = {
     "ids": "an id per pixel: gray, or the indices of a palette PNG; see data.id_map",
@@ -47,7 +49,7 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         role=RUNTIME,
         is_path=True,
     )
-    name: str = option("", "Name of the dataset, with source=tfds")
+    name: str = option("", "Name of the dataset, with source=tfds or class_records")
     storage: str = option(
         "files", "How --mode=prepare stores images", choices=STORAGES, role=RUNTIME
     )
@@ -58,7 +60,9 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         is_path=True,
     )
     images: str = option(
-        "", 'With source=folder: folder of the images, such as "leftImg8bit/{split}"'
+        "",
+        'With source=folder: folder of the images, such as "leftImg8bit/{split}"; with'
+        " source=class_folders that of the class folders, '': {split}",
     )
     labels: str = option("", "With source=folder: folder of the label files")
     image_suffix: str = option(
@@ -219,6 +223,7 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         expected="'auto' or a number of processes >= 0",
     )
     keypoints: Keypoints | None = subsection(Keypoints, default=None)
+    image_crops: ImageCrops = subsection(ImageCrops)
 
     def __post_init__(self) -> None:
         """Fills in the default palette, and validates."""
@@ -227,10 +232,16 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         if (
             not self.palette
             and self.label_encoding == "ids"
+            and not self.is_classification
             and isinstance(self.classes, tuple | list)
         ):
             object.__setattr__(self, "palette", distinct_colors(len(self.classes)))
         super().__post_init__()
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether images have a class each."""
+        return self.source in CLASS_SOURCES
 
     @property
     def decode_options(self) -> DecodeOptions:
@@ -266,7 +277,9 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         except ValueError as error:
             raise DataError(f"config.data.{error}.") from None
         self._check_channels()
-        if self.keypoints is None:
+        if self.is_classification:
+            check_image_classes(self)
+        elif self.keypoints is None:
             self._check_classes()
             check_id_map(self)
         else:
@@ -342,10 +355,14 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
     def _check_files(self) -> None:
         expected = "the dataset's folder; pass --config.data.root=FOLDER"
         self.require(self.root, "root", expected)
-        if self.source == "tfds":
+        if self.source in ("tfds", "class_records"):
             self.require(self.name, "name", "the name of a prepared dataset")
             return
+        if self.source == "class_folders" and not self.images:
+            return
         paths = ("list_file",) if self.list_file else ("images", "labels")
+        if self.source == "class_folders":
+            paths = ("images",)
         if self.annotations:
             paths = ("annotations", *paths)
         for name in paths:

@@ -14,11 +14,13 @@ from data_pipelines.errors import DataError
 from data_pipelines.files.retry import bucket_errors
 from data_pipelines.monitor import MonitoredSource
 from data_pipelines.shared_memory import check_shared_memory, fitting_workers
+from data_pipelines.sources.class_images import ClassFolderSource, ClassImages, ClassRecordSource
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.persons import PersonSource
 from data_pipelines.sources.prepared import PreparedSource
 from data_pipelines.sources.source import Source
 from data_pipelines.synthetic.source import SyntheticSource
+from data_pipelines.transforms.classification import CenterCrop, RandomResizedCrop
 from data_pipelines.transforms.pose import PersonCrop
 from data_pipelines.transforms.segmentation import RandomScaleCropFlip, pad
 from data_pipelines.workers import start_reading, worker_errors
@@ -43,6 +45,10 @@ def make_source(config: DataConfig, split: str, instances: bool = False) -> Sour
     with bucket_errors(config.root):
         if config.source == "folder":
             return FolderSource(config, split)
+        if config.source == "class_folders":
+            return ClassFolderSource(config, split)
+        if config.source == "class_records":
+            return ClassRecordSource(config, split)
         if config.source == "tfds":
             if config.keypoints is not None:
                 return PersonSource(config, split)
@@ -80,7 +86,8 @@ def train_batches(
     Returns:
       An iterator of dicts, b = batch_size // shard_count: image uint8 `b h w c`, label uint8
       `b h w`, size int32 `b 2` (rows and columns inside the image), index int32 `b`,
-      augment_seed uint32 `b`; of persons see `PersonCrop.random_map`.
+      augment_seed uint32 `b`; of persons see `PersonCrop.random_map`, of images with a class each
+      `RandomResizedCrop.random_map`.
 
     Raises:
       DataError: the batch size exceeds the source or is no multiple of the hosts. While iterating:
@@ -122,8 +129,13 @@ def _num_workers(config: DataConfig) -> int:
     return config.workers if isinstance(config.workers, int) else 0
 
 
-def augmentation(config: DataConfig) -> RandomScaleCropFlip | PersonCrop:
+def augmentation(config: DataConfig) -> RandomScaleCropFlip | PersonCrop | RandomResizedCrop:
     """Returns the random transform of training examples."""
+    if config.is_classification:
+        crops = config.image_crops
+        return RandomResizedCrop(
+            crop=config.crop, area=crops.area, aspect=crops.aspect, flip=config.flip
+        )
     if config.keypoints is not None:
         return PersonCrop(
             crop=config.crop,
@@ -280,7 +292,8 @@ class EvalBatches:
         Of images: image uint8 `b h w c`, 0 outside the image; label uint8 `b h w`, ignored outside;
         size int32 `b 2`, rows and columns inside the image; index int32 `b`; mask bool `b`, False
         for copies that fill the batch; instance uint16 `b h w` if the source reads it. Of persons:
-        see `PersonCrop.random_map`, and mask.
+        see `PersonCrop.random_map`, and mask. Of images with a class each: image, label int32 `b`,
+        index and mask.
         """
         with worker_errors(self.workers):
             iterator = start_reading(self._batches, self.workers)
@@ -317,6 +330,9 @@ class _PaddedExamples:
             assert self.config.keypoints is not None
             crop = PersonCrop(crop=self.config.crop, padding=self.config.keypoints.padding)
             example = crop.random_map(example, np.random.default_rng(0))
+        elif isinstance(self.source, ClassImages):
+            center = CenterCrop(crop=self.config.crop, fraction=self.config.image_crops.center)
+            example = center.map(example)
         else:
             label = np.asarray(example["label"])
             padded: dict[str, Any] = {

@@ -36,8 +36,11 @@ def run(args: Any) -> None:
         # The options that are to be computed need not fit the channels yet.
         values |= {"mean": (0.5,) * values["channels"], "std": (0.5,) * values["channels"]}
     data = DataConfig(**values)
-    if args.channel_statistics and data.keypoints:
-        raise UserError("--channel_statistics is for segmentation datasets; this is a pose dataset")
+    if args.channel_statistics and (data.keypoints or data.is_classification):
+        kind = "pose" if data.keypoints else "classification"
+        raise UserError(
+            f"--channel_statistics is for segmentation datasets; this is a {kind} dataset"
+        )
     splits = dict.fromkeys((data.train_split, data.eval_split))
     stats = {split: LabelStats() for split in splits}
     problems = [line for split in splits for line in _audit_split(split, data, stats[split])]
@@ -95,6 +98,8 @@ def _audit_split(split: str, data: DataConfig, stats: LabelStats) -> list[str]:
     if data.keypoints:
         units = ("joint", "labeled", "persons")
         table = audit_table(stats, data.keypoints.names, data.ignore_label, title, units)
+    elif data.is_classification:  # the images of a class count as its pixels
+        table = audit_table(stats, data.classes, _NO_LABEL, title, ("class", "images", "files"))
     else:
         table = audit_table(
             stats,
@@ -106,7 +111,7 @@ def _audit_split(split: str, data: DataConfig, stats: LabelStats) -> list[str]:
     log(table)
     for line in (*notes, *(f"warning: {warning}" for warning in warnings)):
         log(line)
-    if split == data.train_split and not (lines or data.keypoints):
+    if split == data.train_split and not (lines or data.keypoints or data.is_classification):
         log(_class_weights_hint([stats.pixels[k] for k in range(len(data.classes))]))
     return lines
 
@@ -127,6 +132,7 @@ def _count_problems(issues: list[Issue], lines: list[str]) -> str:
     return f"{count} problem{'s' * (count != 1)}{kinds}"
 
 
+_NO_LABEL = -1
 _MAX_UNKNOWN_IDS = 8
 """Number of unknown ids that an audit lists individually."""
 

@@ -21,6 +21,7 @@ from data_pipelines import (
     usable_cpus,
 )
 from data_pipelines.buckets import MAX_PADDED_SHAPES
+from data_pipelines.image_class_options import CLASS_SOURCES
 from data_pipelines.shared_memory import fitting_workers
 from data_pipelines.workers import MAX_AUTO_WORKERS, READ_OPTIONS
 from gsto_jax import progress
@@ -33,6 +34,10 @@ _STAGE_SECONDS = 3.0
 """Duration of the measurement of single stages."""
 _THREADS = READ_OPTIONS.num_threads
 """Threads that read without worker processes."""
+
+
+_AUGMENT_STAGES = dict.fromkeys(CLASS_SOURCES, "decode and resize the crop")
+"""Names of the last stage, where it decodes too."""
 
 
 def run(args: Any) -> None:
@@ -132,7 +137,9 @@ def _stage_table(stages: StageSeconds, data: DataConfig, unit: str) -> Table:
     rows = {
         f"read {stages.stored_bytes / 1e6:.2f} MB": stages.read,
         "render" if data.source == "scenes" else "decode": stages.decode,
-        "decode tiles, augment" if tiled else "augment": stages.augment,
+        _AUGMENT_STAGES.get(data.source, "decode tiles, augment" if tiled else "augment"): (
+            stages.augment
+        ),
     }
     for name, seconds in rows.items():
         table.add_row(name, f"{1e3 * seconds:.1f}")

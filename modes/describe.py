@@ -15,6 +15,9 @@ from gsto_jax.models.paper_tables import POSE_SIZE, SIZE, find_published_row
 from gsto_jax.training.network import build_network
 from modes.terminal_output import log
 
+IMAGENET_SIZE = (224, 224)
+"""Size of an image at which classification networks are counted."""
+
 
 def run(args: Any) -> None:
     """Runs the mode."""
@@ -39,6 +42,7 @@ def describe_table(
       channels: channels of the image.
     """
     size, unit = (POSE_SIZE, "joints") if config.task == "pose" else (SIZE, "classes")
+    size = IMAGENET_SIZE if config.task == "classification" else size
     has_crop = len(crop) == 2 and tuple(crop) != size
     net, model = build_network(config.model, outputs, in_channels=channels), config.model
     counts = _counts_by_stage(net, size)

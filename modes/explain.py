@@ -120,10 +120,10 @@ def _make_output_folder(path: str) -> Path:
 def _check_network(flag: str, trained: TrainedModel, data: DataConfig) -> None:
     """Raises UserError for a network that cannot be measured on the data."""
     config = trained.task.config
-    if config.task == "pose" or data.keypoints is not None:
+    if config.task != "segmentation" or data.keypoints is not None:
         raise UserError(
             f"{flag}={trained.path} must be a segmentation run: objects are measured in label "
-            "maps, which poses do not have"
+            "maps, which other tasks do not have"
         )
     if config.model.is_context_net:
         raise UserError(

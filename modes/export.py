@@ -74,6 +74,11 @@ def make_predictor(trained: TrainedModel, long_side: int | None) -> Predictor | 
     """Builds the predictor whose program is exported."""
     if trained.task.config.task == "segmentation":
         return Predictor.from_trained(trained, long_side)
+    if trained.task.config.task == "classification":
+        raise UserError(
+            "--formats must be some of pth, safetensors, hub for a classification network, of "
+            f"which there are no programs; got {trained.path}"
+        )
     if long_side is not None:
         raise UserError(f"--long_side is for segmentation networks; got {trained.path}, for pose")
     return PosePredictor(trained)

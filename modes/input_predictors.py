@@ -10,10 +10,19 @@ import numpy as np
 
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import DecodeOptions, ImageHeader
-from gsto_jax.predict.files import read_poses, write_classes, write_joints, write_poses
+from gsto_jax.predict.class_prediction import ClassPrediction
+from gsto_jax.predict.files import (
+    read_poses,
+    read_results,
+    write_class_names,
+    write_classes,
+    write_joints,
+    write_poses,
+    write_results,
+)
 from gsto_jax.predict.georeference import INSTALL, has_rasterio, is_geotiff
 from gsto_jax.predict.inputs import Input
-from gsto_jax.predict.outputs import MEASURES, POSE_OUTPUTS, SEGMENTATION_OUTPUTS
+from gsto_jax.predict.outputs import CLASS_OUTPUTS, MEASURES, POSE_OUTPUTS, SEGMENTATION_OUTPUTS
 from gsto_jax.predict.pose_prediction import PosePrediction
 from gsto_jax.predict.prediction import Prediction
 from gsto_jax.predict.programs import ProgramError
@@ -23,6 +32,7 @@ from modes.prediction_pipeline import InputPredictor
 from modes.terminal_output import log
 
 _FRAME_SEPARATOR = ".mp4/"  # between the name of a video and a frame number
+_CLASS_RESULTS = "predictions.json"
 _MAX_LISTED_NAMES = 3
 PREDICTOR_FLAGS = ("unsure_below", "tile", "tile_overlap")
 """Flags that are attributes of `Predictor`."""
@@ -154,6 +164,55 @@ class PoseInputs(InputPredictor):
     def note(self) -> str | None:
         """Returns a note about persons without joints."""
         return without_joints_note(self.without_joints, self.predictor.visibility_threshold)
+
+
+class ClassInputs(InputPredictor):
+    """Predicts the classes of images, and collects them by image name.
+
+    Args:
+      predict: maps an image `h w c` to a prediction.
+      predictor: a `ClassPredictor`.
+    """
+
+    outputs, default_outputs = CLASS_OUTPUTS, ("overlay",)
+
+    def __init__(self, predict: Callable[[np.ndarray], ClassPrediction], predictor: Any) -> None:
+        self.predict, self.predictor = predict, predictor
+        self.checkpoint = predictor.checkpoint
+        self.decode_options = predictor.decode_options
+        self.frame_counts = Counter[str]()
+        self.entries: dict[str, list[dict[str, Any]]] = {}
+        self.previous: dict[str, Any] = {}  # from earlier runs with the same output folder
+
+    def write_legend(self, output: Path) -> None:
+        """See `InputPredictor.write_legend`."""
+        write_class_names(output, self.predictor.classes)
+        self.previous = read_results(output / _CLASS_RESULTS)
+
+    def __call__(self, entry: Input, image: np.ndarray) -> ClassPrediction:
+        """See `InputPredictor`."""
+        prediction = self.predict(image)
+        name = entry.name
+        if entry.is_video:
+            name += f"{_FRAME_SEPARATOR}{self.frame_counts[entry.name]:06d}"
+        self.frame_counts[entry.name] += 1
+        self.entries[name] = prediction.entries()
+        return prediction
+
+    def write_results(self, output: Path, failed: Sequence[Input]) -> None:
+        """Writes `predictions.json`, without the inputs that failed."""
+        names = {entry.name for entry in failed}
+        kept = {
+            name: entries
+            for name, entries in self.entries.items()
+            if name.partition(_FRAME_SEPARATOR)[0] not in names
+        }
+        if kept:
+            write_results(output / _CLASS_RESULTS, self.previous | kept)
+
+    def note(self) -> str | None:
+        """Returns None."""
+        return None
 
 
 def without_joints_note(persons: Sequence[str], threshold: float) -> str | None:

@@ -127,7 +127,7 @@ def _eval_image_size(data: DataConfig) -> Size:
     """Returns (h, w) of the largest evaluation image, or of a crop if there is no dataset here."""
     if data.source == "scenes":
         return data.image_size
-    if data.keypoints is not None:
+    if data.keypoints is not None or data.is_classification:
         return data.crop
     try:
         source = make_source(data, data.eval_split)

@@ -16,6 +16,7 @@ from gsto_jax.devices.compilation_cache import use_compilation_cache
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import MAX_PIXELS, DecodeOptions, ImageHeader
 from gsto_jax.ops.sizes import downscaled_size
+from gsto_jax.predict.classification import ClassPredictor
 from gsto_jax.predict.export import export
 from gsto_jax.predict.inputs import Input
 from gsto_jax.predict.outputs import FEATURE_OUTPUTS
@@ -31,6 +32,7 @@ from modes.input_predictors import (
     DECODE_OPTIONS,
     LABEL_FLAGS,
     PREDICTOR_FLAGS,
+    ClassInputs,
     LabelInputs,
     PoseInputs,
     config_overrides,
@@ -41,6 +43,12 @@ from modes.predict_program import check_flags, inputs_of
 from modes.prediction_pipeline import InputPredictor
 from modes.terminal_output import log
 
+_INPUTS: Mapping[str, type[InputPredictor]] = {
+    "segmentation": LabelInputs,
+    "pose": PoseInputs,
+    "classification": ClassInputs,
+}
+
 
 def checkpoint_inputs(args: Any, inputs: Sequence[Input]) -> InputPredictor:
     """Loads the checkpoint `args.checkpoint` to predict the inputs; raises UserError."""
@@ -49,12 +57,14 @@ def checkpoint_inputs(args: Any, inputs: Sequence[Input]) -> InputPredictor:
         predictor: InputPredictor = inputs_of(export_program(trained, args), args, inputs)
         predictor.runtime = "ONNX Runtime, as --runtime says"
         return predictor
-    is_pose = trained.task.config.task == "pose"
-    outputs = args.save or (PoseInputs if is_pose else LabelInputs).default_outputs
+    task = trained.task.config.task
+    outputs = args.save or _INPUTS[task].default_outputs
     if "gates" in outputs and not trained.task.config.model.has_gates:
         raise UserError(f"--save=gates: the network of {trained.path} has no gates")
-    if is_pose:
+    if task == "pose":
         predictor = pose_inputs(trained, args, inputs, outputs)
+    elif task == "classification":
+        predictor = class_inputs(trained, args, outputs)
     else:
         predictor = TrainedLabelInputs(trained, args, inputs, outputs)
     use_compilation_cache(trained.task.config.run.compilation_cache)
@@ -71,6 +81,11 @@ def export_program(trained: TrainedModel, args: Any) -> Program:
     """
     check_flags(args, "needs --runtime=jax")
     predictor: Any
+    if trained.task.config.task == "classification":
+        raise UserError(
+            "--runtime must be jax or auto for a classification checkpoint, of which there are no "
+            f"programs; got 'onnx' with {trained.path}"
+        )
     if trained.task.config.task == "pose":
         predictor = PosePredictor(trained)
     else:
@@ -181,3 +196,11 @@ def pose_inputs(
     with_features = bool(FEATURE_OUTPUTS & set(outputs))
     predict = partial(predictor, with_features=with_features)
     return PoseInputs(predict, predictor, inputs, args.boxes)
+
+
+def class_inputs(trained: TrainedModel, args: Any, outputs: Sequence[str]) -> ClassInputs:
+    """Returns a predictor of classes by a checkpoint; raises UserError for flags of other tasks."""
+    refuse_flags(args, (*LABEL_FLAGS, "boxes"), "is not for classification checkpoints")
+    predictor = ClassPredictor(trained)
+    with_features = bool(FEATURE_OUTPUTS & set(outputs))
+    return ClassInputs(partial(predictor, with_features=with_features), predictor)

@@ -31,7 +31,7 @@ def run(args: Any) -> None:
 
 
 def _convert_downloads(data: DataConfig, args: Any) -> None:
-    if data.source != "tfds" or data.name not in BUILDERS:
+    if data.source not in ("tfds", "class_records") or data.name not in BUILDERS:
         raise DataError(
             f"the dataset of {args.config.name} needs no preparation; those that do are"
             f" {', '.join(BUILDERS)}, and those with data.annotations."

@@ -27,6 +27,8 @@ from data_pipelines import (
     train_batch_bytes,
 )
 from data_pipelines.buckets import MAX_PADDED_SHAPES
+from data_pipelines.image_class_options import CLASS_SOURCES
+from gsto_jax.classification.eval_set import ClassificationEvalSet
 from gsto_jax.config import flatten
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import round_up_batch_size
@@ -58,6 +60,12 @@ def parse_config(config: ConfigDict) -> tuple[Task, DataConfig, Values]:
     """
     values = plain_values(config)
     data = DataConfig(**values["data"])  # first, since the task relies on what it validates
+    if (values["task"] == "classification") != data.is_classification:
+        raise UserError(
+            "config.task must be 'classification' with config.data.source="
+            f"{' or '.join(CLASS_SOURCES)}, and only then; got {values['task']!r} with "
+            f"{data.source!r}"
+        )
     return task_from_config(values), data, values
 
 
@@ -84,6 +92,8 @@ def make_eval_set(
     """Builds the evaluation set of a task, and its source of images or persons."""
     if task.config.task == "pose":
         return make_pose_eval_set(task, data, mesh)
+    if task.config.task == "classification":
+        return make_classification_eval_set(task, data, mesh)
     return make_segmentation_eval_set(task, data, values, mesh)
 
 
@@ -104,6 +114,22 @@ def make_pose_eval_set(
         annotations=source.annotations,
         image_ids=source.image_ids(),
         category_id=source.category.id,
+    )
+    return eval_set, source
+
+
+def make_classification_eval_set(
+    task: Task, data: DataConfig, mesh: Mesh
+) -> tuple[ClassificationEvalSet, Source]:
+    """Builds the evaluation set of a classification task, and its source of images."""
+    source = make_source(data, data.eval_split)
+    height, width = data.crop
+    eval_set = ClassificationEvalSet(
+        split=data.eval_split,
+        size=len(source),
+        name=source.name,
+        crop=f"center {data.image_crops.center:g} at {height}x{width}",
+        batches=EvalBatches(data, source, **_host_shard(task, mesh)),
     )
     return eval_set, source
 

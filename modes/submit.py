@@ -35,6 +35,10 @@ def run(args: Any) -> None:
         raise UserError("--mode=submit runs in one process only")
     if data.source == "scenes":
         raise UserError(f"{task.config.name} uses synthetic images: no server accepts predictions")
+    if data.is_classification:
+        raise UserError(
+            f"--mode=submit is for segmentation and poses; {task.config.name} is a classification"
+        )
     workdir, checkpoints = run_setup.open_run(args)
     split = data.test_split
     data = replace(data, eval_split=split, eval_size=0, instance_sizes=(), val_fraction=0.0)

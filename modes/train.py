@@ -189,7 +189,9 @@ def _audit_sample(source: Source, data: DataConfig, *, is_training: bool, log: L
         sample, report = check_split_labels(source, data, split, is_training, log)
     labels = len(sample.pixels.keys() - {data.ignore_label})
     checked = f"{split}: {sample.records} of {len(source)} checked, {labels} of"
-    if data.keypoints:
+    if data.is_classification:
+        log(f"images of {checked} {len(data.classes)} classes")
+    elif data.keypoints:
         log(f"persons of {checked} {len(data.keypoints.names)} joints are labeled")
     else:
         ignored = sample.pixels[data.ignore_label] / sample.total

@@ -18,7 +18,7 @@ from tests.documents import PAGES, ROOT, anchors, blocks, commands, name
 from tests.program import run_short
 
 LANGUAGES = {"bash", "python", "diff", "text", "floors"}
-DATASETS = "cityscapes|camvid|lip|pascal|coco|lsp|DIR|ROOT"
+DATASETS = "imagenet|cityscapes|camvid|lip|pascal|coco|lsp|DIR|ROOT"
 NOT_RUN = {
     r"^(pip|make|source|\.venv/bin/pre-commit)\b": "installs; CI runs it",
     r"^\.venv/bin/python -m pytest": "runs tests",
@@ -51,6 +51,7 @@ LONG = (
 )
 """Commands that run in a test marked long."""
 PYTHON_NOT_RUN = {
+    "docs/classification.md": "needs a network; tests/modes/test_classification_main.py has it",
     "docs/export.md": "needs exported programs; tests/gsto_jax/predict/test_export.py has it",
     "docs/pose.md": "needs a pose network; tests/gsto_jax/predict has it",
     "docs/predicting.md": "runs with the commands of its page",

@@ -6,6 +6,7 @@ from dataclasses import replace
 from data_pipelines.builders.builder import Builder, Example, Item
 from data_pipelines.builders.cityscapes import cityscapes
 from data_pipelines.builders.coco_keypoints import CocoKeypointsBuilder, coco_keypoints
+from data_pipelines.builders.imagenet import imagenet
 from data_pipelines.builders.lip import lip
 from data_pipelines.builders.pascal_context import pascal_context
 from data_pipelines.builders.prepare import VERSION, prepare
@@ -16,6 +17,7 @@ BUILDERS: dict[str, Callable[..., Builder]] = {
     "lip": lip,
     "pascal_context": pascal_context,
     "coco_keypoints": coco_keypoints,
+    "imagenet": imagenet,
 }
 """Builders by name of the dataset; each accepts the attributes of `Builder`."""
 

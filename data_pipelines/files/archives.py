@@ -121,14 +121,31 @@ class Downloads:
             else:
                 self._readers[inner.as_posix()] = partial(_read_zip_member, archive, member)
 
-    def _add_tar(self, path: Path, folder: Path) -> None:
-        size = path.stat().st_size
-        with _TarFile(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+    def _add_tar(
+        self, path: Path, folder: Path, start: int = 0, end: int | None = None, depth: int = 0
+    ) -> None:
+        """Adds the members of a tar, which is part of a file if it is a member of another one."""
+        end = path.stat().st_size if end is None else end
+        with _TarFile(path) as file:
+            file.seek(start)
+            self._add_tar_members(path, folder, file, end, depth)
+
+    def _add_tar_members(
+        self, path: Path, folder: Path, file: io.FileIO, end: int, depth: int
+    ) -> None:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
                 if not info.isreg() or is_hidden(info.name):
                     continue
-                if info.offset_data + info.size > size:
+                stop = info.offset_data + info.size
+                if stop > end:
                     raise EOFError(f"{info.name} is truncated")
+                if info.name.lower().endswith(".tar"):
+                    inner = _member_path(folder, info.name, path.name)
+                    if depth == MAX_NESTING:
+                        raise _refusal(inner, f"archives are nested {depth + 1} deep")
+                    self._add_tar(path, inner.parent, info.offset_data, stop, depth + 1)
+                    continue
                 reader = partial(_read_range, path, info.offset_data, info.size)
                 self._readers[_member_path(folder, info.name, path.name).as_posix()] = reader
 

@@ -29,13 +29,13 @@ _PNG = b"\x89PNG"
 
 def decode_image(data: bytes, name: str, options: DecodeOptions) -> Decoded:
     """Decodes an image by `gsto_jax.image_files.decode`. Raises DataError if it cannot."""
-    with _name_in_errors(name):
+    with naming_errors(name):
         return decode(data, options)
 
 
 def read_image_header(data: bytes | Path, name: str) -> ImageHeader:
     """Reads size and orientation of an image without decoding it. Raises DataError."""
-    with _name_in_errors(name):
+    with naming_errors(name):
         if isinstance(data, bytes) or not is_remote(data):
             return read_header(data)
         with bucket_errors(data):
@@ -44,7 +44,7 @@ def read_image_header(data: bytes | Path, name: str) -> ImageHeader:
 
 def verify_image(data: bytes, name: str) -> None:
     """Raises DataError if an image file is truncated or corrupt, also where OpenCV accepts it."""
-    with _name_in_errors(name), open_image(data) as image:
+    with naming_errors(name), open_image(data) as image:
         image.load()
 
 
@@ -60,7 +60,7 @@ def decode_label(data: bytes, name: str, options: DecodeOptions) -> np.ndarray:
     Raises:
       DataError: truncated, no image, too large, or colors instead of ids.
     """
-    with _name_in_errors(name):
+    with naming_errors(name):
         header = read_header(data)
         stored = _stored_values(data)
         if (ids := _to_ids(stored, header.decoder == "deep")) is not None:
@@ -86,7 +86,7 @@ def decode_colors(data: bytes, name: str, options: DecodeOptions) -> np.ndarray:
     Raises:
       DataError: truncated, no image, too large, or more than 8 bits per channel.
     """
-    with _name_in_errors(name):
+    with naming_errors(name):
         if read_header(data).decoder == "deep":
             raise ImageError(
                 "labels of colors must have 8 bits per channel. If the file contains ids, set"
@@ -113,7 +113,7 @@ def format_size(image: Any) -> str:
 
 
 @contextmanager
-def _name_in_errors(name: str) -> Iterator[None]:
+def naming_errors(name: str) -> Iterator[None]:
     """Converts errors of the decoders into a DataError that names the file."""
     try:
         yield

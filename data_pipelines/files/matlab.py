@@ -4,6 +4,8 @@ import io
 import math
 import struct
 import zlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.io
@@ -34,6 +36,26 @@ def read_mat(data: bytes, variable: str) -> np.ndarray:
         if kind not in _NUMERIC_CLASSES or math.prod(shape) > len(plain):
             raise ValueError(f"it is {kind} of shape {shape} in {len(plain)} bytes")
         return np.asarray(scipy.io.loadmat(io.BytesIO(plain), variable_names=[variable])[variable])
+    except Exception as error:  # scipy raises any exception on a malformed file
+        raise ValueError(first_line(error)) from None
+
+
+def read_structs(data: bytes, variable: str, fields: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Reads fields of an array of structs, each a number or a text.
+
+    Raises:
+      ValueError: no such variable or field, damaged, or larger than `MAX_TEXT_BYTES`.
+    """
+    try:
+        plain = _decompress(data)
+        shapes = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(io.BytesIO(plain))}
+        shape, kind = shapes[variable]
+        if kind != "struct" or math.prod(shape) > len(plain):
+            raise ValueError(f"it is {kind} of shape {shape} in {len(plain)} bytes")
+        loaded = scipy.io.loadmat(io.BytesIO(plain), variable_names=[variable], squeeze_me=True)
+        structs = np.atleast_1d(loaded[variable])
+        columns = [[np.asarray(value).item() for value in structs[field]] for field in fields]
+        return list(zip(*columns, strict=True))
     except Exception as error:  # scipy raises any exception on a malformed file
         raise ValueError(first_line(error)) from None
 

@@ -56,7 +56,7 @@ def check_split_labels(
     indices = sample_indices(len(source), sample_size)
     stats = audit_labels(source, indices)
     raise_for_problems(stats, _id_map_hint(config, stats))
-    if config.keypoints is not None:
+    if config.keypoints is not None or config.is_classification:
         return stats, LabelReport(warnings=tuple(group_issues(stats.warnings)))
     needed = 2 if trains else 1
     present = len(_present_classes(config, stats))

@@ -19,7 +19,8 @@ class Source(Protocol):
         """Returns image `h w c` uint8 (RGB if c is 3), label `h w` uint8 train ids, index int.
 
         Image and label are arrays, or objects that decode the rectangle they are indexed with.
-        `PersonSource` returns joints instead of a label.
+        `PersonSource` returns joints instead of a label, `ClassImages` an `EncodedImage` and the
+        number of its class.
         """
         ...
 

@@ -51,7 +51,7 @@ class Config(Section, role=MODEL):
     """All options except the data options (`data_pipelines.DataConfig`)."""
 
     name: str = option("base", "Name of the run, in tables and of its default folder", role=RUNTIME)
-    task: str = option("segmentation", "Task", choices=("segmentation", "pose"))
+    task: str = option("segmentation", "Task", choices=("segmentation", "pose", "classification"))
     init_from: str = option(
         "",
         "Weights to start from: a run, its best/, a checkpoint, a hub folder, or a .pth or "
@@ -82,7 +82,18 @@ class Config(Section, role=MODEL):
     run: RunConfig = subsection(RunConfig)
 
     def check(self) -> None:
-        """Raises UserError if the BN groups do not divide a microbatch."""
+        """Raises UserError if head and task differ, or BN groups do not divide a microbatch."""
+        is_classification = self.task == "classification"
+        self.model.hrnet.require(
+            (self.model.hrnet.head == "cls") == is_classification,
+            "head",
+            f"{'' if is_classification else 'other than '}'cls' with config.task={self.task}",
+        )
+        self.model.require(
+            not (is_classification and self.model.is_context_net),
+            "variant",
+            "an HRNet with config.task=classification",
+        )
         microbatch = self.train.batch_size // self.train.grad_accum_steps
         self.model.require(
             microbatch % self.model.bn_groups == 0,

@@ -116,6 +116,7 @@ class OptimConfig(Section, prefix="optim", role=OPTIMIZER):
     )
     learning_rate: float = option(0.01, "Base learning rate, which the schedule multiplies", gt=0)
     momentum: float = option(0.9, "Momentum of sgd and lars", ge=0, lt=1)
+    nesterov: bool = option(False, "Nesterov momentum of sgd, as in PyTorch")
     betas: tuple[float, ...] = option(
         (),
         "Decay of both moments in adam, adamw, nadamw, lamb and lion; empty: (0.9, 0.999), or "
@@ -191,6 +192,8 @@ class OptimConfig(Section, prefix="optim", role=OPTIMIZER):
         ascending = list(self.milestones) == sorted(self.milestones)
         self.require(ascending, "milestones", "ascending fractions of the run")
         self.require(len(self.betas) in (0, 2), "betas", "two numbers, or empty")
+        expected = f"False with config.optim.kind={self.kind}"
+        self.require(self.kind == "sgd" or not self.nesterov, "nesterov", expected)
         without_warmup = self.schedule != "onecycle" or self.warmup_fraction == 0
         expected = 'zero with config.optim.schedule="onecycle", which rises by itself'
         self.require(without_warmup, "warmup_fraction", expected)

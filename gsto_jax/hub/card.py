@@ -8,7 +8,11 @@ from typing import Any
 from gsto_jax.hub.origin import UNKNOWN, Origin
 from gsto_jax.runs.trained import TrainedModel
 
-PIPELINES = {"segmentation": "image-segmentation", "pose": "keypoint-detection"}
+PIPELINES = {
+    "segmentation": "image-segmentation",
+    "pose": "keypoint-detection",
+    "classification": "image-classification",
+}
 """Tasks of the hub."""
 _NOT_SCORES = {"seconds", "ceiling_AP"}
 
@@ -111,6 +115,8 @@ def _usage(description: Mapping[str, Any]) -> str:
     shape = f"b h w {description['channels']}"
     color = " RGB" if description["channels"] == 3 else ""
     result = "heatmaps" if description["task"] == "pose" else "class scores"
+    if description["task"] != "classification":
+        result += f" at 1/{description['output_stride']} of its size"
     return f"""\
 ```python
 import gsto_jax
@@ -123,8 +129,7 @@ logits = jax.jit(model.apply)(variables, image).logits
 ```
 
 `image` is `{shape}`{color}, normalized as `preprocessor_config.json` says: (pixel / 255 - mean) /
-std. `logits` are {result} at 1/{description["output_stride"]} of its size; `id2label` in
-`config.json` names the channels."""
+std. `logits` are {result}; `id2label` in `config.json` names the channels."""
 
 
 def _score_text(scores: Mapping[str, Any] | None, description: Mapping[str, Any]) -> str:

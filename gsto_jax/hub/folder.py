@@ -200,6 +200,15 @@ def describe_preprocessing(values: Mapping[str, Any]) -> dict[str, Any]:
             "box_padding": data["keypoints"]["padding"],
             "flip_test": evaluation["flip"],
         }
+    if values["task"] == "classification":
+        height, width = data["crop"]
+        return shared | {
+            "do_resize": True,
+            "size": {"height": height, "width": width},
+            "do_pad": False,
+            "crop_pct": data["image_crops"]["center"],
+            "flip_test": evaluation["flip"],
+        }
     size: dict[str, int] = {}
     if any(data["fixed_size"]):
         size = dict(zip(("height", "width"), data["fixed_size"], strict=True))

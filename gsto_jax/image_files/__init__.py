@@ -3,9 +3,9 @@
 `decode` reads every format that Pillow supports, and TIFFs that only OpenCV or tifffile supports,
 as `h w c` uint8: RGB, or another number of channels. `DecodeOptions` controls channels, alpha, EXIF
 orientation and range of values, and is part of a run's config. Color profiles are ignored, and only
-the first frame is read. `crop_person` crops a person. Imports NumPy, OpenCV, Pillow and tifffile,
-and rasterio if it is installed and tifffile lacks a codec, but no JAX, so that data workers and
-servers can use it.
+the first frame is read. `crop_person` crops a person, `decode_crop` a box of a file. Imports NumPy,
+OpenCV, Pillow and tifffile, and rasterio if it is installed and tifffile lacks a codec, but no JAX,
+so that data workers and servers can use it.
 """
 
 from gsto_jax.image_files.decode import Decoded, decode, to_pixels
@@ -20,6 +20,7 @@ from gsto_jax.image_files.header import (
     pixel_layout,
     read_header,
 )
+from gsto_jax.image_files.image_crop import center_box, crop_pixels, decode_crop
 from gsto_jax.image_files.options import (
     ALPHAS,
     MAX_CHANNELS,
@@ -42,9 +43,12 @@ __all__ = [
     "ImageHeader",
     "TiffTag",
     "box_to_frame",
+    "center_box",
     "crop_person",
+    "crop_pixels",
     "decode",
     "decode_by_opencv",
+    "decode_crop",
     "exif_orientation",
     "frame_to_crop",
     "open_image",

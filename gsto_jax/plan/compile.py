@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from gsto_jax.classification.inference import ClassificationPrograms
+from gsto_jax.classification.task import ClassificationTask
 from gsto_jax.devices.mesh import batch_sharding, num_batch_shards, replicated_sharding
 from gsto_jax.errors import UserError
 from gsto_jax.plan.kernel_schedule import clear_schedules
@@ -128,6 +130,9 @@ def _lower(task: Task, target: CompileTarget, batch_size: int, image_size: Size,
         traced = SegmentationPrograms.for_task(task, mesh).logits.trace(variables, windows)
     elif isinstance(task, SegmentationTask):
         traced = SegmentationPrograms.for_task(task, mesh).eval_step.trace(variables, inputs)
+    elif isinstance(task, ClassificationTask):
+        programs = ClassificationPrograms.for_task(task, mesh)
+        traced = programs.probabilities.trace(variables, inputs["image"])
     else:
         assert isinstance(task, PoseTask)
         traced = PosePrograms.for_task(task, mesh).heatmaps.trace(variables, inputs["image"])

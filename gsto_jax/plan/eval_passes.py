@@ -34,7 +34,7 @@ def eval_passes(config: Mapping[str, Any], image_size: Size) -> EvalPasses:
       image_size: (h, w) of an image; unused for poses, which are cropped.
     """
     flips = 2 if config["eval"]["flip"] else 1
-    if config["task"] == "pose":
+    if config["task"] in ("pose", "classification"):
         height, width = config["data"]["crop"]
         return EvalPasses("eval", (height, width), flips, f"{flips} x {height}x{width}")
     protocol = protocol_from_config(config)

@@ -12,6 +12,7 @@ from gsto_jax.runs.trained import TrainedModel
 _PREDICTORS = {
     "segmentation": "gsto_jax.predict.segmentation.Predictor",
     "pose": "gsto_jax.predict.pose.PosePredictor",
+    "classification": "gsto_jax.predict.classification.ClassPredictor",
 }
 
 

@@ -223,6 +223,16 @@ def write_classes(
     _write_unchanged(folder / "classes.csv", to_csv(header, rows), "classes")
 
 
+def write_class_names(folder: Path, classes: Sequence[str]) -> None:
+    """Writes `classes.csv` with the id and name of each class of whole images.
+
+    Raises:
+      UserError: the folder is not writable, or has predictions of other classes.
+    """
+    text = to_csv(["id", "class"], [[k, name] for k, name in enumerate(classes)])
+    _write_unchanged(folder / "classes.csv", text, "classes")
+
+
 def write_joints(folder: Path, joints: Sequence[str], skeleton: Sequence[Sequence[int]]) -> None:
     """Writes `joints.json` with the names and the skeleton of the joints in `poses.json`.
 
@@ -235,19 +245,30 @@ def write_joints(folder: Path, joints: Sequence[str], skeleton: Sequence[Sequenc
 
 def write_poses(folder: Path, persons: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Writes `poses.json` with the persons of each image by name; raises UserError."""
-    try:
-        write_text(folder / "poses.json", to_json(persons) + "\n")
-    except OSError as error:
-        raise _write_error(folder, error) from None
+    write_results(folder / "poses.json", persons)
 
 
 def read_poses(folder: Path) -> dict[str, Any]:
     """Reads `poses.json`, {} if it is missing; raises UserError."""
-    path = folder / "poses.json"
-    poses = read_json_object(path) if path.exists() else {}
-    if poses is None:
-        raise UserError(f"{path} must be a JSON object of poses. Choose another output folder")
-    return poses
+    return read_results(folder / "poses.json")
+
+
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """Writes a JSON file with the results of each image by name; raises UserError."""
+    try:
+        write_text(path, to_json(results) + "\n")
+    except OSError as error:
+        raise _write_error(path.parent, error) from None
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Reads a file of `write_results`, {} if it is missing; raises UserError."""
+    results = read_json_object(path) if path.exists() else {}
+    if results is None:
+        raise UserError(
+            f"{path} must be a JSON object of {path.stem}. Choose another output folder"
+        )
+    return results
 
 
 def _write_unchanged(path: Path, text: str, content: str) -> None:

@@ -19,3 +19,5 @@ SEGMENTATION_OUTPUTS = ("overlay", "color", "ids", *MEASURES, "uncertainty", "br
 """Outputs of label maps."""
 POSE_OUTPUTS = ("overlay", "heatmaps", "branches", "gates")
 """Outputs of poses."""
+CLASS_OUTPUTS = ("overlay", "branches", "gates")
+"""Outputs of classes of images."""

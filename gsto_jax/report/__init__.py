@@ -10,13 +10,17 @@ from typing import Any
 
 from gsto_jax.errors import UserError
 from gsto_jax.files import is_disk_full, make_folder, write_text
-from gsto_jax.report import pose_page, segmentation_page
+from gsto_jax.report import classification_page, pose_page, segmentation_page
 from gsto_jax.report.comparison import check_same_task
 from gsto_jax.report.run import load_run, with_distinct_labels
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.storage import error_reason, to_path
 
-_PAGES: Mapping[str, Any] = {"segmentation": segmentation_page, "pose": pose_page}
+_PAGES: Mapping[str, Any] = {
+    "segmentation": segmentation_page,
+    "pose": pose_page,
+    "classification": classification_page,
+}
 
 
 def write_report(

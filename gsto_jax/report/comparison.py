@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from gsto_jax.classification.results import ClassificationEvaluation
 from gsto_jax.errors import UserError
 from gsto_jax.pose.results import PoseEvaluation
 from gsto_jax.report.run import Evaluation, LoadedRun
@@ -66,6 +67,29 @@ def matching_poses(
         raise UserError(
             f"{runs} differ in the persons or their labels of {run.split}{difference}: {_REMEDY}"
         )
+    return evaluations
+
+
+def matching_classifications(
+    run: LoadedRun[ClassificationEvaluation], baseline: LoadedRun[ClassificationEvaluation]
+) -> tuple[ClassificationEvaluation, ClassificationEvaluation]:
+    """Returns the evaluations of two runs on the same images.
+
+    Raises:
+      UserError: An evaluation is missing, or classes, split, images, or their classes differ.
+    """
+    _check_names(run, baseline, "data.classes", "classes")
+    evaluations = _on_same_split(run, baseline)
+    runs = f"{run.path} and {baseline.path}"
+    images = [[(x.name, x.label) for x in e.images] for e in evaluations]
+    if all(images) and images[0] != images[1]:
+        difference = _first_difference(*images)
+        raise UserError(
+            f"{runs} differ in the images or their classes of {run.split}{difference}: {_REMEDY}"
+        )
+    counts = [[(x.name, x.images) for x in e.classes] for e in evaluations]
+    if counts[0] != counts[1]:
+        raise UserError(f"{runs} differ in the classes of the images of {run.split}: {_REMEDY}")
     return evaluations
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from gsto_jax.classification import results as classification_results
+from gsto_jax.classification.results import ClassificationEvaluation
 from gsto_jax.errors import UserError
 from gsto_jax.models.specs import RESNETS, has_gates
 from gsto_jax.pose import results as pose_results
@@ -17,10 +19,11 @@ from gsto_jax.segmentation import results as segmentation_results
 from gsto_jax.segmentation.results import SegmentationEvaluation
 from gsto_jax.storage import to_path
 
-Evaluation = TypeVar("Evaluation", SegmentationEvaluation, PoseEvaluation)
+Evaluation = TypeVar("Evaluation", SegmentationEvaluation, PoseEvaluation, ClassificationEvaluation)
 _READERS: Mapping[str, Callable[[Path], Any]] = {
     "segmentation": segmentation_results.read_evaluation,
     "pose": pose_results.read_evaluation,
+    "classification": classification_results.read_evaluation,
 }
 
 
@@ -53,7 +56,7 @@ class LoadedRun(Generic[Evaluation]):
 
     @property
     def task(self) -> str:
-        """Task of the run: "segmentation" or "pose"."""
+        """Task of the run, such as "segmentation"."""
         return str(self.get("task", "segmentation"))
 
     def get(self, option: str, default: Any = None) -> Any:
@@ -79,7 +82,8 @@ class LoadedRun(Generic[Evaluation]):
             parts = ["GSTO" if is_gated else "", module, variant.replace("Resnet", "ResNet")]
             return "-".join(filter(None, parts))
         is_gated = has_gates(self.get("model.hrnet.gfm", False), self.get("model.hrnet.gtm", ()))
-        plain_name = "HRNet" if self.get("model.hrnet.head") == "v1" else "HRNetV2"
+        plain_names = {"v1": "HRNet", "cls": "HRNet-C"}
+        plain_name = plain_names.get(self.get("model.hrnet.head"), "HRNetV2")
         name = "-".join(filter(None, ["GSTO-HRNet" if is_gated else plain_name, variant]))
         name += "-OCR" if self.get("model.hrnet.head") == "ocr" else ""
         attention = self.get("model.hrnet.attention", "none")

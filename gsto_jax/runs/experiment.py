@@ -269,6 +269,11 @@ def score_options(config: Record) -> Record:
     if config["task"] == "pose":
         options |= {"pose": config["pose"]}
         options |= {"detections": config["data"]["keypoints"]["detections"]}
+    if config["task"] == "classification":
+        options |= {
+            "crop": config["data"]["crop"],
+            "center": config["data"]["image_crops"]["center"],
+        }
     return options | {k: v for k, v in config["eval"].items() if k not in _NO_EFFECT_ON_SCORE}
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from gsto_jax.classification.task import ClassificationTask
 from gsto_jax.config import Config
 from gsto_jax.errors import UserError
 from gsto_jax.pose.task import PoseTask
@@ -30,6 +31,9 @@ def task_from_config(config: Mapping[str, Any], steps: int = 1) -> Task:
             class_weights=tuple(data["class_weights"]) or None,
             **shared,
         )
+    if options.task == "classification":
+        classes = data["classes"]
+        return ClassificationTask(num_classes=len(classes), classes=classes, **shared)
     keypoints = data["keypoints"]
     if not keypoints["names"]:
         raise UserError("config.data.keypoints.names must not be empty for a pose task")

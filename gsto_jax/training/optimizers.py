@@ -49,7 +49,7 @@ def make_optimizer(
 
     mask = _decay_mask(config.decay_bn_and_bias, undecayed)
     if config.kind == "sgd":
-        optimizer = sgd(schedule, momentum, weight_decay, mask)
+        optimizer = sgd(schedule, momentum, weight_decay, mask, nesterov=config.nesterov)
     elif config.kind == "adam":
         optimizer = adam(schedule, weight_decay, config.betas or (0.9, 0.999), mask)
     elif config.kind == "lars":
@@ -85,16 +85,22 @@ def not_bn_or_bias(params: Any) -> Any:
 
 
 def sgd(
-    schedule: optax.Schedule, momentum: float, weight_decay: float, mask: Mask = None
+    schedule: optax.Schedule,
+    momentum: float,
+    weight_decay: float,
+    mask: Mask = None,
+    *,
+    nesterov: bool = False,
 ) -> optax.GradientTransformation:
     """Returns SGD as in PyTorch: `g += wd * p; buffer = momentum * buffer + g; p -= lr * buffer`.
 
     Weight decay acts on all parameters, BN and biases included, unless there is a mask. The
-    learning rate multiplies the buffer, so a change of the rate takes effect immediately.
+    learning rate multiplies the buffer, so a change of the rate takes effect immediately. With
+    Nesterov momentum it multiplies `g + momentum * buffer`.
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask),
-        optax.trace(decay=momentum),
+        optax.trace(decay=momentum, nesterov=nesterov),
         optax.scale_by_learning_rate(schedule),
     )
 

@@ -1,4 +1,4 @@
-"""Makes `i_timm_hrnet.npz`: features of timm's HRNets with weights that a seed and names give.
+"""Makes `i_timm_hrnet.npz`: features and logits of timm's HRNets, weights by a seed and names.
 
     pip install torch timm
     python tests/golden/make_timm.py
@@ -98,6 +98,8 @@ def main():
         with torch.no_grad():
             x = model.act1(model.bn1(model.conv1(torch.from_numpy(image()).double())))
             branches = model.stages(model.act2(model.bn2(model.conv2(x))))
+            logits = model(torch.from_numpy(image()).double())
+        arrays[f"{name}/logits"] = logits.numpy().astype(np.float32)
         arrays[f"{name}/keys"] = np.array(list(shapes))
         arrays[f"{name}/shapes"] = np.array(
             ["x".join(map(str, shape)) for shape in shapes.values()]

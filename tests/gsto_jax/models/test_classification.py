@@ -19,6 +19,7 @@ from gsto_jax.weights import (
     to_state_dict,
     transfer,
 )
+from tests.golden.make_timm import image, weights
 from tests.gsto_jax.loss_settings import loss_config
 from tests.gsto_jax.models.test_golden import deviation, load, nhwc, state_of
 from tests.gsto_jax.weight_states import assert_equal_arrays, group_sizes, without
@@ -150,11 +151,12 @@ def test_weights_of_other_tasks_start_a_network_and_are_started_by_it():
         }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "weight_format"),
     [
         ("hrnet_cls_mini", IMAGENET_FORMAT),
-        pytest.param("gsto_hrnet_cls_mini", GSTO_FORMAT, marks=pytest.mark.slow),
+        ("gsto_hrnet_cls_mini", GSTO_FORMAT),
     ],
 )
 def test_names_in_and_out(name, weight_format):
@@ -187,6 +189,7 @@ def test_official_weights_start_other_tasks_and_are_started_by_them():
     assert list(from_state_dict(gated, classes, GSTO_FORMAT).initialized) == ["head of HRNet-C"]
 
 
+@pytest.mark.slow
 def test_a_wrong_classifier_is_refused():
     variables = create_model("hrnet_cls_mini", 7)[1]
     state = to_state_dict(variables, IMAGENET_FORMAT)
@@ -195,3 +198,25 @@ def test_a_wrong_classifier_is_refused():
     wrong = state | {"classifier.weight": state["classifier.weight"][:, :9]}
     with pytest.raises(UserError, match=r"classifier\.weight has shape"):
         from_state_dict(wrong, variables, IMAGENET_FORMAT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["w18_small_v2", "w18", "w48"])
+def test_timm_networks_give_the_same_logits(golden, variant):
+    """Their names are read and written, classifier included."""
+    arrays, name = golden("i"), f"hrnet_{variant}"
+    shapes = {
+        str(key): tuple(map(int, shape.split("x"))) if shape else ()
+        for key, shape in zip(arrays[f"{name}/keys"], arrays[f"{name}/shapes"], strict=True)
+    }
+    state = weights(shapes)
+    assert detect_format(state) is IMAGENET_FORMAT
+    model, initial = create_model(f"hrnet_cls_{variant}")
+    loaded = from_state_dict(state, initial, IMAGENET_FORMAT)
+    assert not loaded.initialized and list(loaded.unused) == ["num_batches_tracked"]
+    x = jnp.asarray(image().transpose(0, 2, 3, 1))
+    logits = jax.jit(lambda v, x: model.apply(v, x).logits)(loaded.variables, x)
+    assert deviation(logits, arrays[f"{name}/logits"]) < 1e-5
+    assert np.abs(np.asarray(logits) - arrays[f"{name}/logits"]).max() < 1e-4
+    counters = [key for key in state if key.endswith("num_batches_tracked")]
+    assert_equal_arrays(to_state_dict(loaded.variables, IMAGENET_FORMAT), without(state, *counters))

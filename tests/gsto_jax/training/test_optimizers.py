@@ -98,3 +98,18 @@ def test_sgd_equals_numpy(x64):
             np.testing.assert_allclose(value, expected[key], rtol=1e-6, atol=1e-9, err_msg=key)
         np.testing.assert_allclose(batch_stats["bn"]["mean"], stats["mean"], rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(batch_stats["bn"]["var"], stats["var"], rtol=1e-6)
+
+
+def test_nesterov_momentum_is_that_of_pytorch():
+    """buffer = momentum * buffer + g; p -= rate * (g + momentum * buffer), g with weight decay."""
+    optimizer = sgd(lambda step: RATE, MOMENTUM, DECAY, nesterov=True)
+    p = np.array([1.0, -2.0], np.float32)
+    params, buffer = jnp.asarray(p), np.zeros(2)
+    state = optimizer.init(params)
+    for grad in np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32):
+        updates, state = optimizer.update(jnp.asarray(grad), state, params)
+        params = optax.apply_updates(params, updates)
+        grad = grad + DECAY * p
+        buffer = MOMENTUM * buffer + grad
+        p = p - RATE * (grad + MOMENTUM * buffer)
+        np.testing.assert_allclose(params, p, rtol=1e-5)

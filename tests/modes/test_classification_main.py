@@ -1,0 +1,104 @@
+"""The program on classes of whole images, from class folders to a segmentation run."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.program import run_short
+
+CONFIG = "--config=configs/imagenet_w18s.py:folders"
+SMALL = (
+    "--config.model.variant=mini",
+    "--config.data.classes=('red','green','blue')",
+    "--config.data.crop=(32,32)",
+    "--config.run.trackers=()",
+    "--config.eval.batch_size=4",
+    "--config.train.epochs=0",
+    "--config.train.steps=4",
+    "--config.train.batch_size=4",
+    "--config.run.log_every=1",
+    "--config.optim.learning_rate=0.01",
+)
+
+
+def write_folders(root):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for label, name in enumerate(("red", "green", "blue")):
+            (root / split / name).mkdir(parents=True)
+            for n in range(count):
+                image = rng.integers(0, 90, (40, 50, 3), np.uint8)
+                image[..., 2 - label] += 150
+                cv2.imwrite(str(root / split / name / f"{n}.jpg"), image)
+
+
+@pytest.mark.slow
+def test_from_folders_to_a_segmentation_run(tmp_path):
+    write_folders(tmp_path / "data")
+    data, work = f"--config.data.root={tmp_path / 'data'}", tmp_path / "run"
+    trained = run_short(CONFIG, *SMALL, data, f"--workdir={work}")
+    assert trained.returncode == 0, trained.stderr
+    assert "images of train: 12 of 12 checked, 3 of 3 classes" in trained.stdout
+    assert re.search(r"top-1 \d+\.\d\d, top-5 100\.00", trained.stdout)
+    record = json.loads((work / "evaluations.jsonl").read_text())
+    assert record["images"] == 6 and 0 <= record["top1"] <= record["top5"] == 1
+    assert (work / "eval-val/red/0.png").exists() and (work / "eval-val/classes.csv").exists()
+
+    output = tmp_path / "predictions"
+    flags = (f"--checkpoint={work}", f"--output={output}", "--save=overlay,branches")
+    predicted = run_short("--mode=predict", *flags, str(tmp_path / "data/val"))
+    assert predicted.returncode == 0, predicted.stderr
+    predictions = json.loads((output / "predictions.json").read_text())
+    assert len(predictions) == 6
+    for entries in predictions.values():
+        assert {entry["class"] for entry in entries} == {"red", "green", "blue"}
+        assert sum(entry["probability"] for entry in entries) == pytest.approx(1, abs=1e-4)
+    page = run_short("--mode=report", f"--workdir={work}")
+    assert page.returncode == 0, page.stderr
+    html = (work / "report.html").read_text()
+    assert "GSTO-HRNet-Mini" in html and "Commonest confusions" in html
+    hub = run_short(
+        "--mode=export", f"--checkpoint={work}", "--formats=hub,pth", f"--output={tmp_path / 'ex'}"
+    )
+    assert hub.returncode == 0, hub.stderr
+    assert "image-classification" in (tmp_path / "ex/hub/README.md").read_text()
+    refused = run_short("--mode=export", f"--checkpoint={work}", f"--output={tmp_path / 'no'}")
+    assert refused.returncode and "--formats must be some of" in refused.stderr
+
+    started = run_short(
+        "--config=configs/quickstart.py",
+        f"--config.init_from={work}",
+        "--config.train.steps=2",
+        "--config.data.train_size=8",
+        "--config.data.eval_size=4",
+        "--config.run.trackers=()",
+        f"--workdir={tmp_path / 'segmentation'}",
+    )
+    assert started.returncode == 0, started.stderr
+    coverage = json.loads((tmp_path / "segmentation/init_from.json").read_text())
+    loaded = {name for names in coverage["loaded"].values() for name in names}
+    assert any("fusion/gate" in name for name in loaded)
+    assert {group.partition(":")[0] for group in coverage["initialized"]} == {
+        "head",
+        "heads of GTM",
+        "gates of GTM",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--config.task=segmentation", "--config.model.hrnet.head=v2"), "config.task"),
+        (("--config.model.hrnet.head=v2",), "config.model.hrnet.head"),
+        (("--config.data.root=/nowhere",), "/nowhere/train"),
+    ],
+)
+def test_wrong_options_end_before_anything_compiles(tmp_path, flags, message):
+    write_folders(tmp_path / "data")
+    data = f"--config.data.root={tmp_path / 'data'}"
+    ended = run_short(CONFIG, *SMALL, data, f"--workdir={tmp_path / 'run'}", *flags)
+    assert ended.returncode and message in ended.stderr
