@@ -69,16 +69,24 @@ def test_gradient_of_the_maximum_goes_to_one_entry():
 @pytest.mark.parametrize("layer", [ChannelAttention(), SpatialAttention()])
 @pytest.mark.parametrize("by", [2, 4])
 def test_packed_maps_equal_plain_maps(layer, by):
-    variables = layer.init(KEY, X)
-
-    def both(x):
-        return layer.apply(variables, x), unpack(layer.apply(variables, pack(x, {8: by})))
-
-    plain, packed = both(X)
-    np.testing.assert_allclose(packed, plain, atol=2e-6)
     weights = jnp.cos(jnp.arange(X.size, dtype=jnp.float32)).reshape(X.shape)
-    packed, plain = (jax.grad(lambda x, n=n: (both(x)[n] * weights).sum())(X) for n in (1, 0))
-    np.testing.assert_allclose(packed, plain, atol=1e-5)
+
+    def plain(variables, x):
+        y = layer.apply(variables, x)
+        return (y * weights).sum(), y
+
+    def packed(variables, x):
+        y = unpack(layer.apply(variables, pack(x, {8: by})))
+        return (y * weights).sum(), y
+
+    @jax.jit
+    def both(key, x):
+        variables = layer.init(key, x)
+        return [jax.grad(f, 1, has_aux=True)(variables, x) for f in (plain, packed)]
+
+    (plain_gradient, expected), (packed_gradient, result) = both(KEY, X)
+    np.testing.assert_allclose(result, expected, atol=2e-6)
+    np.testing.assert_allclose(packed_gradient, plain_gradient, atol=1e-5)
 
 
 def test_bfloat16_is_kept():
@@ -146,7 +154,7 @@ def test_a_packed_network_is_the_same_network(kind, position):
     variables = initial_variables(model, 0)
     image = jax.random.normal(KEY, (1, 32, 32, 3))
     plain, packed = (
-        jax.jit(lambda image, m=m: m.apply(variables, image).logits)(image)
+        jax.jit(lambda variables, image, m=m: m.apply(variables, image).logits)(variables, image)
         for m in (model, model.clone(lanes=16))
     )
     assert np.ptp(plain) > 0
@@ -178,12 +186,13 @@ def test_every_gate_gets_a_gradient(kind, position):
 
     @jax.jit
     @jax.grad
-    def gradient(gates):
+    def gradient(gates, params, variables, image):
         tree = unflatten_dict(params | gates, sep="/")
         logits = model.apply(variables | {"params": tree}, image).logits
         return (logits * jnp.cos(jnp.arange(logits.size)).reshape(logits.shape)).sum()
 
-    zero = {name for name, leaf in gradient(gates).items() if not np.abs(leaf).max() > 0}
+    gradients = gradient(gates, params, variables, image)
+    zero = {name for name, leaf in gradients.items() if not np.abs(leaf).max() > 0}
     assert gates and not zero
 
 

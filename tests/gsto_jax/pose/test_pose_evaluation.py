@@ -47,8 +47,8 @@ from tests.gsto_jax.pose_runs import (
     pose_task,
     pose_values,
 )
-from tests.gsto_jax.saved_runs import config, save
-from tests.gsto_jax.small_task import make_task
+from tests.gsto_jax.saved_runs import save
+from tests.gsto_jax.small_task import FAST, make_task, values
 
 ONE = make_mesh(jax.devices()[:1])
 SIGMAS = COCO_KEYPOINTS.sigmas
@@ -168,15 +168,14 @@ def test_unlabeled_joints_have_no_loss():
     assert set(head_losses) == {"stage2", "stage3", "stage4"}
 
 
-def test_poses_are_independent_of_batches_and_devices(trained):
-    """Poses do not depend on the batch size."""
+@pytest.mark.parametrize("devices", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_poses_are_independent_of_batches_and_devices(trained, devices):
     task, state, _ = trained
     whole = estimate_poses(task, state.variables, batches(2), 6, ONE)  # the size of `Fixed`
-    four = make_mesh(jax.devices()[:4])
-    for size, mesh in ((4, ONE), (4, four)):
-        parts = estimate_poses(task, jax.device_get(state.variables), batches(size), 6, mesh)
-        np.testing.assert_allclose(parts.joints, whole.joints, atol=1e-3)
-        np.testing.assert_array_equal(parts.image_ids, FIRST_IMAGE + np.arange(6) // 2)
+    mesh = make_mesh(jax.devices()[:devices])
+    parts = estimate_poses(task, jax.device_get(state.variables), batches(4), 6, mesh)
+    np.testing.assert_allclose(parts.joints, whole.joints, atol=1e-3)
+    np.testing.assert_array_equal(parts.image_ids, FIRST_IMAGE + np.arange(6) // 2)
     assert estimate_poses(task, state.variables, batches(2), 6, ONE, stop=lambda: True) is None
 
 
@@ -367,7 +366,7 @@ def test_predictor_equals_evaluation(trained, tmp_path):
 
 
 def test_predictor_rejects_other_tasks(tmp_path):
-    save(tmp_path, config())
+    save(tmp_path, values(**FAST))
     with pytest.raises(UserError, match="segmentation"):
         PosePredictor.load(tmp_path)
 

@@ -24,7 +24,7 @@ from gsto_jax.runs.checkpoint import Checkpoints
 from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.training.task import initial_state
 from tests.gsto_jax.onnx_labels import label_agreement
-from tests.gsto_jax.small_task import make_task, values
+from tests.gsto_jax.small_task import FAST, make_task, values
 
 ROOT = Path(__file__).parents[3]
 SIZES = [(1, 40, 56), (3, 37, 51)]
@@ -52,14 +52,24 @@ def make_predictor(run, channels=3, **model):
     return Predictor.load(run)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """Returns the predictor of a GSTO network and the folder of its export."""
-    folder = tmp_path_factory.mktemp("export")
-    predictor = make_predictor(folder / "run")
+def make_export(folder, **model):
+    """Returns a predictor and the folder of its export."""
+    predictor = make_predictor(folder / "run", **model)
     files = export(predictor, folder / "out", ("jax",))
     assert [path.name for path in files] == ["model.jax", "model.json"]
     return predictor, folder / "out"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Returns the predictor of a GSTO network and the folder of its export."""
+    return make_export(tmp_path_factory.mktemp("export"))
+
+
+@pytest.fixture(scope="module")
+def small_export(tmp_path_factory):
+    """Returns the same of a network that traces faster."""
+    return make_export(tmp_path_factory.mktemp("small_export"), **FAST)
 
 
 def inputs_of(*shapes, channels=3):
@@ -81,8 +91,8 @@ def test_jax_model_equals_the_checkpoint(exported):
     assert_equal(verify(predictor, folder, batches), "model.jax", SIZES)
 
 
-def test_description(exported):
-    predictor, folder = exported
+def test_description(small_export):
+    predictor, folder = small_export
     content = (folder / "model.jax").read_bytes()
     actual = jax.export.deserialize(bytearray(content))
     assert actual.platforms == PLATFORMS == ("cpu", "cuda", "tpu")
@@ -110,18 +120,18 @@ def test_baseline_at_one_row_per_branch(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{"upsample": "nearest"}, {"align_corners": True}])
-def test_every_network_variant_exports(exported, changes):
+def test_every_network_variant_exports(small_export, changes):
     """Traces without running; test_resize has the values."""
     gates = {
         "gtm": ("none", "unsupervised", "supervised"),
         "gtm_style": "paper",
         "gfm_style": "paper",
     }
-    trained = exported[0].trained
+    trained = small_export[0].trained
     task = replace(trained.task, config=make_task(1, **gates, **changes).config)
     variables = initial_state(task, trained.mesh).variables
     trained = replace(trained, task=task, variables=variables)
-    run = make_program(replace(exported[0], trained=trained))
+    run = make_program(replace(small_export[0], trained=trained))
     spec = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, h, w, 3"), np.uint8)
     actual = jax.eval_shape(run, spec)
     assert str(actual["labels"].shape) == "(b, h, w)"
@@ -202,39 +212,41 @@ def test_onnx_labels_equal_the_predictor():
         {"labels": np.zeros((1, 9, 9), np.uint8), "logits": np.full((1, 3, 3, 2), np.nan)},
     ],
 )
-def test_verify_rejects_differences(exported, monkeypatch, outputs):
+def test_verify_rejects_differences(small_export, monkeypatch, outputs):
     expected = {"labels": np.zeros((1, 9, 9), np.uint8), "logits": np.ones((1, 3, 3, 2))}
     batches = inputs_of((1, 9, 9))
     monkeypatch.setattr(verifying, "_predict", lambda *_: [expected])
     monkeypatch.setattr(verifying, "_run_in_subprocess", lambda *_: [expected])
-    assert_equal(verify(*exported, batches), "model.jax", [(1, 9, 9)])
+    assert_equal(verify(*small_export, batches), "model.jax", [(1, 9, 9)])
     monkeypatch.setattr(verifying, "_run_in_subprocess", lambda *_: [outputs])
     with pytest.raises(UserError, match=r"differs from its checkpoint: model\.jax: 1 of 9x9"):
-        verify(*exported, batches)
+        verify(*small_export, batches)
 
 
-def test_invalid_exports(exported, tmp_path, monkeypatch):
-    predictor, folder = exported
-    with pytest.raises(UserError, match=r"formats must be some of onnx, .*jax.*got tflite"):
-        export(predictor, tmp_path, ("tflite",))
-    with pytest.raises(UserError, match="onnx-int8 needs calibration images"):
-        export(predictor, tmp_path, ("onnx-int8",))
-    with pytest.raises(UserError, match=r"size must be .*got \(0, 5\)"):
-        export(predictor, tmp_path, ("jax",), (0, 5))
+def test_invalid_exports(small_export, tmp_path, monkeypatch):
+    predictor, folder = small_export
 
     def changed(**fields):
         task = replace(predictor.trained.task, **fields)
         return replace(predictor, trained=replace(predictor.trained, task=task))
 
+    config = make_task(1, variant="mini").config
+    hrnet = changed(config=config)
+    with pytest.raises(UserError, match=r"formats must be some of onnx, .*jax.*got tflite"):
+        export(predictor, tmp_path, ("tflite",))
+    with pytest.raises(UserError, match="onnx-int8 needs calibration images"):
+        export(hrnet, tmp_path, ("onnx-int8",))
+    with pytest.raises(UserError, match=r"size must be .*got \(0, 5\)"):
+        export(predictor, tmp_path, ("jax",), (0, 5))
+
     with pytest.raises(UserError, match=r"at most 256 classes.*300"):
         export(changed(num_classes=300), tmp_path, ("jax",))
-    config = predictor.trained.task.config
     half = replace(config, model=replace(config.model, dtype="bfloat16"))
     with pytest.raises(UserError, match=r"model\.dtype .*got bfloat16"):
         export(changed(config=half), tmp_path)
     monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnx" else name)
     with pytest.raises(UserError, match=r"missing packages \(onnx\)"):
-        export(predictor, tmp_path)
+        export(hrnet, tmp_path)
     with pytest.raises(UserError, match="must be an export"):
         verify(predictor, tmp_path)
     damaged = tmp_path / "model.json"
