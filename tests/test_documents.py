@@ -28,7 +28,7 @@ NOT_RUN = {
     r"^(JAX_PLATFORMS|TPU_PROCESS_BOUNDS)=": "needs a TPU slice",
     r"^(for|'?done)\b": "loops over commands that are listed",
     r"^tensorboard|^tail -f|^python examples/serve|^curl": "runs until it is stopped, or asks it",
-    r"^python examples/saved_model": "needs a minute of TensorFlow; tests/test_saved_model.py has it",
+    r"^python examples/saved_model": "tests/test_saved_model.py converts a network",
     r"^hf upload": "needs an account",
     r"^kill -USR1": "signals a run in progress; tests/gsto_jax/training has it",
     r"^python benchmarks": "measures for minutes, on data or machines that tests lack",
