@@ -35,7 +35,7 @@ class ContextOutput(NamedTuple):
     Attributes:
       features: the fused map.
       logits: class logits of the predictor, if there is one.
-      gates: gate in (0, 1) of each branch by name; empty without gates.
+      gates: gate of each branch by name, in (0, 1) or the range of its style; empty without gates.
     """
 
     features: Float[Array, "b h w c"]

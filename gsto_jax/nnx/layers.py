@@ -10,6 +10,7 @@ from jaxtyping import Array, Real
 from gsto_jax import layers
 from gsto_jax.gate import apply_gates
 from gsto_jax.layers import GSTOOutput
+from gsto_jax.layers.gates import get_style
 from gsto_jax.nnx.from_linen import FromLinen, Layer, initial_layer_variables, takes_train
 from gsto_jax.ops.checks import COUNT, each
 
@@ -165,7 +166,7 @@ class SupervisedGSTO(nnx.Module):
           channels: channels of the input.
           transfer: the scale transfer to gate; see `UnsupervisedGSTO`.
           num_classes: channels of the prediction.
-          style: style of the gate, "released" or "paper"; see `gsto_jax.GateLogits`.
+          style: style of the gate; see `gsto_jax.GateLogits`.
           rngs: random number generators.
           **kwargs: `conv` and `norm` of `gsto_jax.SupervisedGSTO`.
 
@@ -178,12 +179,13 @@ class SupervisedGSTO(nnx.Module):
         predictor = kwargs.get("conv", layers.Conv)(num_classes, 1, use_bias=True)
         self.predictor = FromLinen(predictor, initial_layer_variables(predictor, channels, rngs))
         self.gate = GateLogits(num_classes, style, rngs=rngs, **kwargs)
+        self.gate_maximum = get_style(style).maximum
         self.transfer = transfer
 
     def __call__(self, x: Real[Array, "b h w c"], train: bool | None = None) -> GSTOOutput:
         """Gates `b h w c` and transfers it; also returns the class logits."""
         logits = self.predictor(x)
-        (gated,), gates = apply_gates(x, self.gate(logits, train))
+        (gated,), gates = apply_gates(x, self.gate(logits, train), self.gate_maximum)
         features = _call_transfer(self.transfer, gated, self.gate.is_training(train))
         return GSTOOutput(features, logits, gates)
 

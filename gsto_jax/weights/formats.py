@@ -298,8 +298,8 @@ def export_format(config: ModelConfig) -> WeightFormat:
         return RESNET_FORMAT
     if other := _other_gates(config):
         raise UserError(
-            f"{other} must be released, paper or open to export weights: GSTO-HRNet's other "
-            "implementation has no such gates. Export the format jax instead"
+            f"{other} must be released or open to export weights: the other implementation of "
+            "GSTO-HRNet has no such gates. Export the format jax instead"
         )
     if config.has_gates or set(config.gates) != {"none"}:
         if config.hrnet.head == "ocr":

@@ -77,7 +77,7 @@ class LinenNetwork(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         transfer = gsto_jax.ScaleTransfer(6, "avg_pool", parent=None)
-        gsto = gsto_jax.SupervisedGSTO(transfer, CLASSES, **NORM, name="gsto")(x, train)
+        gsto = gsto_jax.SupervisedGSTO(transfer, CLASSES, "doubled", **NORM, name="gsto")(x, train)
         fused, _ = gsto_jax.GFM(**NORM, name="gfm")([x, gsto.features], train)
         gtm = gsto_jax.GTM(8, num_classes=CLASSES, **NORM, name="gtm")(fused, train)
         return gtm.features, gtm.logits, gsto.logits
@@ -88,7 +88,7 @@ class NNXNetwork(nnx.Module):
 
     def __init__(self, rngs):
         transfer = gnnx.ScaleTransfer(4, 6, "avg_pool", rngs=rngs)
-        self.gsto = gnnx.SupervisedGSTO(4, transfer, CLASSES, rngs=rngs, **NORM)
+        self.gsto = gnnx.SupervisedGSTO(4, transfer, CLASSES, style="doubled", rngs=rngs, **NORM)
         self.gfm = gnnx.GFM((4, 6), rngs=rngs, **NORM)
         self.gtm = gnnx.GTM((4, 6), 8, num_classes=CLASSES, rngs=rngs, **NORM)
 
