@@ -24,7 +24,7 @@ class Outputs:
       branches: branches `b h_j w_j c_j` after each stage, "stage1" to "stage4", highest resolution
         first. An HRNet with head "v1" has only branch 0 after stage 4.
       gates: gates by name: "stage3/module0/gate2_to1" (GFM, source 2, target 1), "transition2" (GTM
-        after stage 2), "context/bin6". In (0, 1), or (0, 2) for the styles "doubled" and "residual".
+        after stage 2), "context/bin6". In (0, 1), or (0, 2) with the style "doubled" or "residual".
     """
 
     logits: Float[Array, "b *hw k"]
