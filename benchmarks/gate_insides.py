@@ -56,6 +56,8 @@ def main() -> None:
                     {"row": label, "seed": seed, **record} for record in measure(run, args.images)
                 ]
                 print(f"{label}, seed {seed}", flush=True)
+    if not records:
+        sys.exit(f"{args.folder} must have a finished run of {', '.join(SHOWN)}; none is")
     write_rows(args.csv, records)
     draw(records, args.figure)
 

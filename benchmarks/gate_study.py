@@ -118,7 +118,10 @@ def main() -> None:
     if args.command == "train":
         sys.exit(train(args.folder.absolute(), args.tables.split(",")))
     elif args.command == "collect":
-        write_rows(args.csv, list(collect(args.folder)))
+        runs = list(collect(args.folder))
+        if not runs:
+            sys.exit(f"{args.folder} must have a finished run; none of its runs is")
+        write_rows(args.csv, runs)
     else:
         with args.csv.open() as file:
             fill_page(ROOT / "docs" / "gates.md", list(csv.DictReader(file)))
