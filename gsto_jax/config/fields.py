@@ -24,6 +24,7 @@ UNKNOWN = "unknown"
 _COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 _TYPE_NAMES = {int: "an integer", float: "a finite number", str: "a string", bool: "True or False"}
 _MAX_VALUE_LENGTH = 100  # characters of a value in an error message
+_MAX_CHANGE_LENGTH = 1000  # characters of a value that differs
 
 
 def option(
@@ -195,8 +196,8 @@ def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """
     left, right = flatten(old), flatten(new)
     return [
-        f"{name} ({option_role(name)}): {left.get(name, 'not set')!r} in the run, "
-        f"{right.get(name, 'not set')!r} now"
+        f"{name} ({option_role(name)}): {_elide(left.get(name, 'not set'))} in the run, "
+        f"{_elide(right.get(name, 'not set'))} now"
         for name in sorted({*left, *right})
         if json.dumps(left.get(name)) != json.dumps(right.get(name))
         and option_role(name) != RUNTIME
@@ -212,6 +213,12 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
+
+
+def _elide(value: Any) -> str:
+    """Returns a value as text, without most of a long list such as the classes of ImageNet."""
+    text = repr(value)
+    return text if len(text) <= _MAX_CHANGE_LENGTH else f"{text[:_MAX_CHANGE_LENGTH]} ..."
 
 
 def _shorten(value: Any) -> str:
