@@ -57,7 +57,14 @@ def test_shipped_configs():
 
 
 @pytest.mark.parametrize("arg", [None, "baseline", "runlocal", "baseline,runlocal"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    # They differ from imagenet_w18s in their depth and width only.
+    [
+        pytest.param(name, marks=pytest.mark.slow) if re.fullmatch(r"imagenet_w\d+", name) else name
+        for name in NAMES
+    ],
+)
 def test_configs_validate_and_build(name, arg):
     config, values = load(name, arg)
     assert config.is_locked
@@ -177,7 +184,8 @@ def test_options_have_description_and_role():
     names = ("bn_statistics", "remat", "implementation", "lane_packing")
     assert {f for f in free if f.startswith("model.")} == {f"model.{name}" for name in names}
     names = ("eval_size", "eval_split", "test_split", "root", "storage", "workers", "categories")
-    of_data = {f"data.{name}" for name in (*names, "instance_sizes", "keypoints.detections")}
+    nested = ("keypoints.detections", "image_crops.center")
+    of_data = {f"data.{name}" for name in (*names, "instance_sizes", *nested)}
     assert {f for f in free if f.startswith("data.")} == of_data
 
 

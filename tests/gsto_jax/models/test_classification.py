@@ -201,7 +201,7 @@ def test_a_wrong_classifier_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["w18_small_v2", "w48"])
+@pytest.mark.parametrize("variant", ["w18_small_v2", "w18", "w48"])
 def test_timm_networks_give_the_same_logits(golden, variant):
     """Their names are read and written, classifier included."""
     arrays, name = golden("i"), f"hrnet_{variant}"
