@@ -10,6 +10,8 @@ import scipy.io
 
 from data_pipelines import DataConfig, DataError, make_source
 from data_pipelines.builders import BUILDERS, prepare
+from data_pipelines.files.archives import Downloads
+from data_pipelines.files.limits import MAX_NESTING
 from data_pipelines.imagenet import IMAGENET
 from tests.data_pipelines.downloads_trees import write_tree
 
@@ -125,3 +127,15 @@ def test_a_truncated_archive_of_archives_is_named(tmp_path):
     (downloads / "ILSVRC2012_img_val.tar").unlink()
     with pytest.raises(DataError, match=r"ILSVRC2012_img_train\.tar.*damaged or incomplete"):
         build(downloads, tmp_path / "sets")
+
+
+def test_tars_within_tars_are_opened_to_a_depth(tmp_path):
+    data = tar({"a.jpeg": b"x"})
+    for _ in range(MAX_NESTING):
+        data = tar({"inner.tar": data})
+    write_tree(tmp_path, {"outer.tar": data})
+    with Downloads(tmp_path) as downloads:
+        assert downloads.names == ["a.jpeg"] and downloads.read("a.jpeg") == b"x"
+    write_tree(tmp_path, {"outer.tar": tar({"inner.tar": data})})
+    with pytest.raises(DataError, match="nested"):
+        Downloads(tmp_path)
