@@ -13,11 +13,15 @@ FIRST_IMAGE = 12345678901234567
 """Id of the first image, which float64 cannot represent."""
 
 
-def pose_values(**sections):
-    """Returns the config of `configs/coco_pose_w32.py` with a tiny network, as plain values."""
+def pose_values(gfm=True, **sections):
+    """Returns the config of `configs/coco_pose_w32.py` with a tiny network, as plain values.
+
+    Without `gfm` the network has its heads and the gates of the GTMs, and compiles faster.
+    """
     config = importlib.import_module("configs.coco_pose_w32").get_config()
     plain = json.loads(config.to_json())
     plain["model"] |= {"variant": "mini", "init": "he", "bn_momentum": 0.5}
+    plain["model"]["hrnet"]["gfm"] = gfm
     plain["data"]["crop"] = list(SIZE)
     plain["pose"]["sigma"] = 1.5
     plain["eval"] |= {"batch_size": 4, "feature_images": 1}
@@ -26,9 +30,9 @@ def pose_values(**sections):
     return plain
 
 
-def pose_task(steps=10, **sections):
+def pose_task(steps=10, gfm=True, **sections):
     """Returns a task with the config of `pose_values`."""
-    return replace(task_from_config(pose_values(**sections), steps), platform="cpu")
+    return replace(task_from_config(pose_values(gfm, **sections), steps), platform="cpu")
 
 
 def persons(count=6, seed=0):

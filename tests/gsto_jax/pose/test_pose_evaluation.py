@@ -111,7 +111,7 @@ def test_submission_archive(tmp_path):
 @pytest.fixture(scope="module")
 def trained():
     """A tiny network that has overfit to six persons."""
-    task = pose_task(60, optim={"learning_rate": 3e-3}, run={"log_every": 20})
+    task = pose_task(60, gfm=False, optim={"learning_rate": 3e-3}, run={"log_every": 20})
     (batch,) = batches(6)
     losses = []
 
@@ -333,7 +333,7 @@ def test_crops_equal_those_of_the_evaluation(box):
 @pytest.mark.slow
 def test_predictor_equals_evaluation(trained, tmp_path):
     task, state, _ = trained
-    plain = pose_values()
+    plain = pose_values(gfm=False)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(state, {"config": plain, "data": None, "train_set": ""})
     predictor = PosePredictor.load(tmp_path)
