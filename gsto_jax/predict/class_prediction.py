@@ -43,12 +43,10 @@ class ClassPrediction:
 
     def overlay(self) -> np.ndarray:
         """Draws the most probable classes below the image, `h w 3` uint8 RGB."""
-        lines = [
-            caption(f"{100 * value:.1f} % {name}".encode("ascii", "replace").decode(), width)
-            for name, value in self.top()
-            for width in [self.image.shape[1]]
-        ]
-        return np.vstack([self.image, *lines])
+        lines = [f"{100 * value:.1f} % {name}" for name, value in self.top()]
+        ascii_lines = [line.encode("ascii", "replace").decode() for line in lines]
+        width = self.image.shape[1]
+        return np.vstack([self.image, *(caption(line, width) for line in ascii_lines)])
 
     def render(self, output: str) -> np.ndarray:
         """Draws one of `CLASS_OUTPUTS`, `h w 3` uint8 RGB."""

@@ -78,8 +78,10 @@ def _confusions(evaluation: ClassificationEvaluation) -> list[tuple[str, str, in
             key = image.label, image.predicted
             counts[key] = counts.get(key, 0) + 1
     common = sorted(counts.items(), key=lambda item: -item[1])[:_MAX_CONFUSIONS]
-    name = lambda k: _class_name(evaluation, k)  # noqa: E731
-    return [(name(label), name(predicted), count) for (label, predicted), count in common]
+    return [
+        (_class_name(evaluation, label), _class_name(evaluation, predicted), count)
+        for (label, predicted), count in common
+    ]
 
 
 def _class_name(evaluation: ClassificationEvaluation, label: int) -> str:
