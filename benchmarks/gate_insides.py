@@ -96,7 +96,7 @@ def draw(records: Sequence[Record], path: str) -> None:
     figure, axes = plt.subplots(2, 4, figsize=(14, 6.5), layout="constrained")
     for n, panel in enumerate(axes[0]):
         _draw_panel(panel, records, rf"stage(\d)/branch{n}", "rms")
-        panel.set(title=f"branch {n}, root mean square", xticks=range(1, 5), yscale="log")
+        panel.set(title=f"branch {n}, root mean square", xticks=range(1, 5))
     gates = {
         "gates on identity paths": r"stage(\d)/module\d+/gate(\d)_to\2",
         "gates on scale transfers": r"stage(\d)/module\d+/gate(\d)_to(?!\2)\d",
