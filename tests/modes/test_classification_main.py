@@ -84,7 +84,6 @@ def test_from_folders_to_the_weights_of_a_segmentation_run(tmp_path):
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
