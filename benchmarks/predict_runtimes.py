@@ -1,7 +1,7 @@
 """Compares the runtimes of predictions on a CPU: JAX, ONNX Runtime, PyTorch eager and compiled.
 
     python benchmarks/predict_runtimes.py --torch-python=PATH [--size=512x1024] [--repeats=7] \
-        [--calls=2] [--csv=FILE]
+        [--calls=2] [--networks=HRNetV2,GSTO-HRNet] [--csv=FILE]
 
 Each maps one image, `1 h w 3` uint8, to its class indices, with the same weights: normalization,
 the network, upsampling and the best class. The networks are W18-Small-v2 with the options of
@@ -50,12 +50,14 @@ def jax_runs(folder: Path, network: str, exports: Path, fixed: bool) -> dict[str
     from gsto_jax.predict.export import export
     from gsto_jax.predict.segmentation import Predictor
     from gsto_jax.predict.single_pass import make_program
+    from gsto_jax.runs.tasks import task_from_config
     from gsto_jax.runs.trained import TrainedModel
 
     config = json.loads(cpu_speed.read_config(network).to_json())
+    config["data"]["base_size"] = 0  # PyTorch's side does not scale images
     variables, arrays = cpu_speed.read_inputs(folder, network, 1)
     mesh = make_mesh(jax.devices("cpu")[:1])
-    task = cpu_speed.make_task(network)
+    task = task_from_config(config, 100_000)
     trained = TrainedModel(task, variables, mesh, Path("run/checkpoints/1"), config)
     predictor = Predictor.from_trained(trained)
     program = jax.jit(make_program(predictor), compiler_options=compiler_options(mesh))
@@ -156,7 +158,7 @@ def main(args: argparse.Namespace) -> None:
             torch_process = cpu_speed.TorchProcess(args.torch_python, folder, __file__)
         cpu_speed.write_inputs(folder, (height, width), [1])
         rows = []
-        for network in cpu_speed.NETWORKS:
+        for network in args.networks.split(","):
             exports = Path(args.exports) if args.exports else folder
             runs = jax_runs(folder, network, exports, args.fixed)
             timers: dict[str, Any] = {name: partial(timed, run) for name, run in runs.items()}
@@ -193,6 +195,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--torch-python", help="Python with PyTorch and the `train` extra")
     parser.add_argument("--size", default="512x1024", help="height and width of the image")
+    parser.add_argument("--networks", default=",".join(cpu_speed.NETWORKS), help="some of them")
     parser.add_argument("--repeats", type=int, default=7, help="number of timings of each")
     parser.add_argument("--calls", type=int, default=2, help="calls per timing")
     parser.add_argument("--exports", help="folder that keeps the exported models for another run")

@@ -119,17 +119,29 @@ def _integer_ratios(x: FeatureMap, size: Sequence[int]) -> tuple[int, int]:
 
 
 def _by_xla(x: Array, size: tuple[int, int], method: str, align_corners: bool) -> Array:
-    shape = (x.shape[0], *size, x.shape[3])
     if method == "nearest":
         # Pixel i reads floor(i * source / target); jax.image.resize rounds at half-integers.
         rows, columns = (_nearest(n, m) for n, m in zip(x.shape[1:3], size, strict=True))
         return x[:, rows][:, :, columns]
-    if not align_corners:
-        return jax.image.resize(x, shape, method, antialias=False)
+    return corner_aligned_resize(x, size) if align_corners else bilinear_resize(x, size)
+
+
+# Exports to ONNX know these functions by their names.
+
+
+@partial(jax.jit, static_argnames="size")
+def bilinear_resize(x: Array, size: tuple[int, int]) -> Array:
+    """Resizes `b h w c` bilinearly, with pixel centers at half-integers."""
+    return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), "bilinear", antialias=False)
+
+
+@partial(jax.jit, static_argnames="size")
+def corner_aligned_resize(x: Array, size: tuple[int, int]) -> Array:
+    """Resizes `b h w c` bilinearly, with aligned centers of the corner pixels."""
     axes = [_corner_alignment(n, m) for n, m in zip(x.shape[1:3], size, strict=True)]
     scale, shift = jnp.array(axes).T
     return jax.image.scale_and_translate(
-        x, shape, (1, 2), scale, shift, "bilinear", antialias=False
+        x, (x.shape[0], *size, x.shape[3]), (1, 2), scale, shift, "bilinear", antialias=False
     )
 
 

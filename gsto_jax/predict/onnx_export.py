@@ -19,8 +19,9 @@ from jax.extend.core import Jaxpr, Literal
 
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.files import to_json
+from gsto_jax.predict import onnx_nodes
 from gsto_jax.predict.description import OPSET
-from gsto_jax.predict.onnx_graph import fold_batch_norms
+from gsto_jax.predict.onnx_graph import simplify
 from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.pose_program import pose_source
 from gsto_jax.predict.program_source import ProgramSource
@@ -107,6 +108,7 @@ def onnx_model(source: ProgramSource, size: Size | None) -> Any:
     with warnings.catch_warnings(action="ignore"):
         from jax2onnx import to_onnx
 
+        onnx_nodes.register()
         model = to_onnx(
             lambda *inputs: tuple(_eval_inlined(closed.jaxpr, closed.consts, inputs, {})),
             specs,
@@ -117,7 +119,7 @@ def onnx_model(source: ProgramSource, size: Size | None) -> Any:
         )
     # Some shapes that jax2onnx records of intermediate values are wrong; runtimes infer them.
     del model.graph.value_info[:]
-    fold_batch_norms(model)
+    simplify(model)
     return model
 
 
@@ -142,8 +144,18 @@ def _pad(x: Array, value: Array, padding_config: Sequence[tuple[int, int, int]])
     return x
 
 
-_REWRITES = {"stack": _stack, "rem": _remainder, "pad": _pad}
-"""Primitives that jax2onnx cannot convert, or not at free sizes, by others."""
+def _dot_general(x: Array, y: Array, **params: Any) -> Array:
+    """Writes the product of a map `b h w c` and a constant matrix as a 1x1 convolution."""
+    contract_channels = params["dimension_numbers"] == (((3,), (0,)), ((), ()))
+    if not contract_channels or x.ndim != 4 or y.ndim != 2 or isinstance(y, Tracer):
+        return jax.lax.dot_general_p.bind(x, y, **params)
+    return jax.lax.conv_general_dilated(
+        x, np.asarray(y)[None, None], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+_REWRITES = {"stack": _stack, "rem": _remainder, "pad": _pad, "dot_general": _dot_general}
+"""Primitives that jax2onnx cannot convert, not at free sizes, or only to slow nodes, by others."""
 
 
 def _eval_inlined(
@@ -173,6 +185,8 @@ def _eval_inlined(
         elif primitive.name == "cond" and isinstance(inputs[0], int):
             branch = params["branches"][inputs[0]]
             outputs = _eval_inlined(branch.jaxpr, branch.consts, inputs[1:], cache)
+        elif params.get("name") in onnx_nodes.FUNCTIONS:
+            outputs = [onnx_nodes.bind(params["name"], inputs, eqn.outvars[0].aval)]
         elif inner := params.get("jaxpr") or params.get("call_jaxpr"):
             outputs = _eval_inlined(inner.jaxpr, inner.consts, inputs, cache)
         else:

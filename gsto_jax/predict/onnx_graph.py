@@ -7,33 +7,70 @@ from typing import Any
 import numpy as np
 
 
+def simplify(model: Any) -> None:
+    """Removes broadcasts, merges batch normalizations, and adds branches for images not resized."""
+    remove_broadcasts(model)
+    fold_batch_norms(model)
+    branch_on_size(model)
+
+
+_ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Greater", "Less", "Where")
+
+
+def remove_broadcasts(model: Any) -> None:
+    """Removes each `Expand` to the shape of another input of an elementwise node.
+
+    JAX broadcasts the inputs of elementwise operations before them, except scalars; ONNX does so in
+    the operation.
+    """
+    from onnx import shape_inference
+
+    graph = Graph(model)
+    inferred = shape_inference.infer_shapes(model).graph
+    values = (*inferred.value_info, *inferred.input)
+    ranks = {x.name: len(x.type.tensor_type.shape.dim) for x in values}
+
+    def is_expanded(name: str) -> bool:
+        return name in graph.producers and graph.producers[name].op_type == "Expand"
+
+    for node in [x for x in model.graph.node if x.op_type in _ELEMENTWISE]:
+        # A computed value that is no scalar has the shape of the output.
+        if any(ranks.get(name) and not is_expanded(name) for name in node.input):
+            for n, name in enumerate(node.input):
+                if is_expanded(name):
+                    node.input[n] = graph.producers[name].input[0]
+    Graph(model).remove_unused()
+
+
 def fold_batch_norms(model: Any) -> None:
     """Merges batch normalizations into the weights and biases of the convolutions before them.
 
-    Changes `Conv, Transpose, Sub, Mul, Add` with constants per channel to `Conv, Transpose`, and
-    `Max(x, 0)` to `Relu`, which runtimes fuse with the convolution and quantize together with it.
+    Changes `Conv, Transpose` and any `Sub, Mul, Add` with constants per channel to `Conv,
+    Transpose`, and `Max(x, 0)` to `Relu`, which runtimes fuse with the convolution and quantize
+    together with it.
     """
     graph = Graph(model)
     for conv in [node for node in model.graph.node if node.op_type == "Conv"]:
         weight, transpose = graph.constant(conv.input[1]), graph.only_consumer(conv)
         if len(conv.input) != 2 or weight is None or not _is_channels_last(transpose):
             continue
+        scale, bias = np.ones(len(weight), weight.dtype), np.zeros(len(weight), weight.dtype)
         chain, last = [], transpose
-        for kind in ("Sub", "Mul", "Add"):
-            node = graph.only_consumer(last)
-            if node is None:
-                break
+        while (node := graph.only_consumer(last)) is not None:
             values = graph.channel_values(node, last.output[0], len(weight))
-            if node.op_type != kind or values is None:
+            if values is None or node.op_type not in ("Sub", "Mul", "Add"):
                 break
-            chain.append((node, values))
+            if node.op_type == "Mul":
+                scale, bias = scale * values, bias * values
+            else:
+                bias = bias + values if node.op_type == "Add" else bias - values
+            chain.append(node)
             last = node
-        if len(chain) < 3:
+        if not chain:
             continue
-        mean, scale, shift = (values for _, values in chain)
         conv.input[1] = graph.add_constant(weight * scale[:, None, None, None])
-        conv.input.append(graph.add_constant(shift - mean * scale))
-        graph.remove([node for node, _ in chain], replacement=transpose.output[0])
+        conv.input.append(graph.add_constant(bias))
+        graph.remove_following(transpose, chain)
     for node in [x for x in model.graph.node if x.op_type == "Max"]:
         limit = graph.constant(node.input[-1])
         if limit is not None and limit.dtype == np.float32 and not limit.any():
@@ -42,9 +79,47 @@ def fold_batch_norms(model: Any) -> None:
     graph.remove_unused()
 
 
+SIZE_CONDITION = "is_resized"
+"""Start of the name of the condition of each `Where` that `branch_on_size` changes."""
+
+
+def branch_on_size(model: Any) -> None:
+    """Changes each `Where` that chooses one of two computed maps to an `If`.
+
+    The nodes that only one of the maps needs move into its branch, and run only if it is chosen.
+    """
+    from onnx import helper, shape_inference
+
+    inferred = shape_inference.infer_shapes(model).graph
+    types = {x.name: x.type.tensor_type.elem_type for x in (*inferred.value_info, *inferred.output)}
+    for node in [x for x in model.graph.node if x.op_type == "Where"]:
+        condition, *values = node.input
+        (result,) = node.output
+        if not condition.startswith(SIZE_CONDITION):
+            continue
+        graph, branches = Graph(model), []
+        for value, nodes in [(value, graph.ancestors(value, node)) for value in values]:
+            for other in nodes:
+                model.graph.node.remove(other)
+            output = f"{result}_{len(branches)}"
+            nodes.append(helper.make_node("Identity", [value], [output]))
+            info = helper.make_tensor_value_info(output, types[result], None)
+            branches.append(helper.make_graph(nodes, output, [], [info]))
+        index = [x.output[0] for x in model.graph.node].index(result)
+        model.graph.node.remove(node)
+        options = dict(zip(("then_branch", "else_branch"), branches, strict=True))
+        model.graph.node.insert(index, helper.make_node("If", [condition], [result], **options))
+
+
 def _is_channels_last(node: Any) -> bool:
     """Returns whether a node transposes `b c h w` to `b h w c`."""
     return node is not None and any(list(x.ints) == [0, 2, 3, 1] for x in node.attribute)
+
+
+def _inputs(node: Any) -> list[str]:
+    """Returns the names of the inputs of a node and of the values that its branches use."""
+    branches = [x.g for x in node.attribute if x.HasField("g")]
+    return [*node.input, *(name for branch in branches for x in branch.node for name in x.input)]
 
 
 class Graph:
@@ -58,7 +133,7 @@ class Graph:
         self.producers = {name: x for x in model.graph.node for name in x.output}
         self.consumers: dict[str, list[Any]] = {}
         for node in model.graph.node:
-            for name in node.input:
+            for name in _inputs(node):
                 self.consumers.setdefault(name, []).append(node)
         self._outputs = {x.name for x in model.graph.output}
 
@@ -99,23 +174,32 @@ class Graph:
         self.graph.initializer.append(self._constants[name])
         return name
 
-    def remove(self, nodes: list[Any], replacement: str) -> None:
-        """Removes a chain of nodes, whose last output is replaced."""
-        (last,) = nodes[-1].output
-        for node in self.consumers.get(last, []):
-            for n, name in enumerate(node.input):
-                if name == last:
-                    node.input[n] = replacement
-        self.consumers[replacement] = self.consumers.get(last, [])
-        for node in nodes:
-            self.graph.node.remove(node)
+    def remove_following(self, node: Any, chain: list[Any]) -> None:
+        """Removes a chain of nodes after a node, which gets the output of the chain."""
+        node.output[0] = chain[-1].output[0]
+        self.producers[node.output[0]] = node
+        for other in chain:
+            self.graph.node.remove(other)
+
+    def ancestors(self, value: str, consumer: Any) -> list[Any]:
+        """Returns the nodes that only a value of a consumer depends on, in their order."""
+        nodes: list[Any] = []
+        names, target = set(), consumer.output[0]
+        for node in reversed(self.graph.node):
+            users = {x.output[0] for name in node.output for x in self.consumers.get(name, [])}
+            is_value = value in node.output and list(consumer.input).count(value) == 1
+            allowed = names | {target} if is_value else names
+            if users and users <= allowed and not self._outputs & set(node.output):
+                nodes.insert(0, node)
+                names |= {node.output[0]}
+        return nodes
 
     def remove_unused(self) -> None:
         """Removes nodes and constants that nothing uses."""
-        uses = Counter(name for node in self.graph.node for name in node.input)
+        uses = Counter(name for node in self.graph.node for name in _inputs(node))
         for node in reversed(list(self.graph.node)):
             if not any(uses[name] or name in self._outputs for name in node.output):
-                uses.subtract(node.input)
+                uses.subtract(_inputs(node))
                 self.graph.node.remove(node)
         for constant in [x for x in self.graph.initializer if not uses[x.name]]:
             self.graph.initializer.remove(constant)

@@ -59,7 +59,9 @@ class _Float16Converter:
         """Yields a node with the casts that it needs."""
         is_network = bool(self._network & set(node.output))
         dtype = self._onnx.TensorProto.FLOAT16 if is_network else self._onnx.TensorProto.FLOAT
-        for n, name in enumerate(node.input):
+        # The scales of a resize are float32 in any case.
+        inputs = node.input[:1] if node.op_type == "Resize" else node.input
+        for n, name in enumerate(inputs):
             is_float = self._types.get(name) == self._onnx.TensorProto.FLOAT
             if is_float and is_network != (name in self._network):
                 if name not in self._casts:

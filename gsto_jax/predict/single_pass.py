@@ -8,6 +8,7 @@ the program, from the symbols; `gsto_jax.ops.resample` computes them on the host
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -72,16 +73,20 @@ def predict_single_pass(
     """
     size = images.shape[1:3]
     downscaled = downscaled_size(size, long_side)
-    x = _area_resize(images.astype(jnp.float32), downscaled)
+    x = images.astype(jnp.float32)
+    if downscaled != size:
+        x = _choose(x, _area_resize(x, downscaled))
     test_size = scaled_size(downscaled, 1.0, protocol.base_size, protocol.fixed_size)
-    outputs = logits(task, variables, _normalize_padded(task, protocol, _resize(x, test_size)))
+    outputs = logits(
+        task, variables, _normalize_padded(task, protocol, bilinear_resize_by_taps(x, test_size))
+    )
 
     padded_shape = round_up(test_size, protocol.pad_to)
     align_corners = task.config.model.align_corners
-    scores = _crop_or_pad(resize(outputs, padded_shape, "bilinear", align_corners), test_size)
+    scores = crop_end(resize(outputs, padded_shape, "bilinear", align_corners), test_size)
     if protocol.base_size or any(protocol.fixed_size):
         scores = jnp.exp(scores) if protocol.score == "exp" else jax.nn.softmax(scores)
-        scores = _resize(scores, downscaled)
+        scores = bilinear_resize_by_taps(scores, downscaled)
     return {"labels": _best_class(scores, size), "logits": outputs}
 
 
@@ -91,7 +96,7 @@ def _normalize_padded(task: Task, protocol: EvalProtocol, images: Array) -> Arra
     padded_shape = round_up(size, protocol.pad_to)
     if size == padded_shape:
         return normalize(task, images)
-    images = _crop_or_pad(images, padded_shape)
+    images = pad_end(images, padded_shape)
     rows, columns = (
         jnp.arange(padded) < _array(side) for side, padded in zip(size, padded_shape, strict=True)
     )
@@ -103,11 +108,32 @@ def _normalize_padded(task: Task, protocol: EvalProtocol, images: Array) -> Arra
     return normalize(task, images)
 
 
-def _crop_or_pad(x: Array, size: Sequence[Any]) -> Array:
-    """Crops `b h w c` to a size, or replicates the last row and column.
+# Exports to ONNX know the jitted functions by their names.
 
-    Uses indices, since slices and `jnp.pad` with symbolic sizes have no ONNX form.
+
+@partial(jax.jit, static_argnames="size")
+def crop_end(x: Array, size: Size) -> Array:
+    """Crops `b h w c` at the right and bottom."""
+    return _by_index(x, size)
+
+
+@partial(jax.jit, static_argnames="size")
+def pad_end(x: Array, size: Size) -> Array:
+    """Pads `b h w c` at the right and bottom by the last column and row."""
+    return _by_index(x, size)
+
+
+@jax.jit
+def choose_by_size(unchanged: Array, resized: Array) -> Array:
+    """Returns `resized`; ONNX programs return `unchanged` if both have the same size.
+
+    They compute only the map that they return, since they do not know sizes before they run.
     """
+    return resized
+
+
+def _by_index(x: Array, size: Size) -> Array:
+    """Crops, or repeats the last row and column, by indices, which may depend on symbols."""
     for axis, (side, target) in enumerate(zip(x.shape[1:3], size, strict=True), 1):
         if side != target:
             index = jnp.minimum(jnp.arange(target), _array(side) - 1)
@@ -130,7 +156,8 @@ def _area_resize(x: Float[Array, "b h w c"], size: Size) -> Float[Array, "b h2 w
     return x
 
 
-def _resize(x: Float[Array, "b h w c"], size: Size) -> Float[Array, "b h2 w2 c"]:
+@partial(jax.jit, static_argnames="size")
+def bilinear_resize_by_taps(x: Float[Array, "b h w c"], size: Size) -> Float[Array, "b h2 w2 c"]:
     """Resizes bilinearly, with the taps of `gsto_jax.ops.taps.linear_taps`."""
     for axis in (1, 2):
         if x.shape[axis] != size[axis - 1]:
@@ -160,19 +187,26 @@ def _best_class(scores: Float[Array, "b h w k"], size: Sequence[Any]) -> UInt8[A
     """Upsamples scores and returns the best class of each pixel."""
     if scores.shape[1:3] == tuple(size):
         return scores.argmax(-1).astype(jnp.uint8)
-    rows, columns = (_taps(a, b) for a, b in zip(scores.shape[1:3], size, strict=True))
+    by_class = jnp.moveaxis(scores, -1, 1)
 
     def upsampled(k: int) -> Array:
-        return _interpolate(_interpolate(scores[..., k], 1, rows), 2, columns)
+        return bilinear_resize_by_taps(by_class[:, k, :, :, None], (size[0], size[1]))[..., 0]
 
     # Class by class, since upsampled scores of all classes of a large photo take gigabytes.
     best = upsampled(0)
     labels = jnp.zeros(best.shape, jnp.uint8)
     for k in range(1, scores.shape[3]):
         other = upsampled(k)
-        larger = other > best
-        labels, best = jnp.where(larger, jnp.uint8(k), labels), jnp.where(larger, other, best)
-    return labels
+        labels = jnp.where(other > best, jnp.uint8(k), labels)
+        best = jnp.maximum(other, best)
+    return _choose(by_class.argmax(1).astype(jnp.uint8), labels)
+
+
+def _choose(unchanged: Array, resized: Array) -> Array:
+    """Calls `choose_by_size` if sizes are symbols."""
+    sizes = (*unchanged.shape[1:3], *resized.shape[1:3])
+    is_free = any(map(jax.export.is_symbolic_dim, sizes))
+    return choose_by_size(unchanged, resized) if is_free else resized
 
 
 def _array(side: Any) -> Array:

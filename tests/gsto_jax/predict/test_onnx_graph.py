@@ -84,6 +84,93 @@ def test_values_that_others_use_are_not_folded():
         np.testing.assert_allclose(actual, value, rtol=1e-4, atol=1e-4)
 
 
+def model_of(nodes, outputs, constants):
+    """Builds a model of an image `b h w c`."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    def info(name):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4)
+
+    values = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    body = helper.make_graph(nodes, "g", [info("image")], list(map(info, outputs)), values)
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def test_affine_maps_in_any_order_fold_up_to_an_output():
+    from onnx.helper import make_node
+
+    from gsto_jax.predict.onnx_graph import fold_batch_norms
+
+    rng = np.random.default_rng(0)
+    constants = {"k": rng.normal(size=(3, 3, 3, 5)).astype(np.float32)}
+    for n in range(3):
+        constants[f"v{n}"] = rng.normal(size=(1, 1, 1, 5)).astype(np.float32)
+    nodes = [
+        make_node("Transpose", ["image"], ["x"], perm=[0, 3, 1, 2]),
+        make_node("Transpose", ["k"], ["w"], perm=[3, 2, 0, 1]),
+        make_node("Conv", ["x", "w"], ["c"]),
+        make_node("Transpose", ["c"], ["t"], perm=[0, 2, 3, 1]),
+        make_node("Add", ["v0", "t"], ["a"]),
+        make_node("Mul", ["v1", "a"], ["m"]),
+        make_node("Sub", ["m", "v2"], ["s"]),
+    ]
+    model = model_of(nodes, ["s"], constants)
+    (expected,) = run(model)
+    fold_batch_norms(model)
+    assert [node.op_type for node in model.graph.node] == ["Transpose", "Conv", "Transpose"]
+    np.testing.assert_allclose(run(model)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_broadcasts_of_scalars_alone_stay():
+    from onnx.helper import make_node
+
+    from gsto_jax.predict.onnx_graph import remove_broadcasts
+
+    nodes = [
+        make_node("Shape", ["image"], ["shape"]),
+        make_node("ReduceMax", ["image"], ["scalar"], keepdims=0),
+        make_node("ReduceMax", ["image", "axes"], ["gate"], keepdims=1),
+        make_node("Expand", ["gate", "shape"], ["gates"]),
+        make_node("Expand", ["scalar", "shape"], ["scalars"]),
+        make_node("Mul", ["gates", "image"], ["gated"]),
+        make_node("Mul", ["scalars", "scalar"], ["square"]),
+        make_node("Add", ["gated", "square"], ["sum"]),
+    ]
+    model = model_of(nodes, ["sum", "square"], {"axes": np.array([3])})
+    expected = run(model)
+    remove_broadcasts(model)
+    (expand,) = [node for node in model.graph.node if node.op_type == "Expand"]
+    assert expand.input[0] == "scalar"
+    for actual, value in zip(run(model), expected, strict=True):
+        np.testing.assert_array_equal(actual, value)
+
+
+@pytest.mark.parametrize("is_resized", [False, True])
+def test_only_the_chosen_map_is_computed(is_resized):
+    from onnx.helper import make_node
+
+    from gsto_jax.predict.onnx_graph import SIZE_CONDITION, Graph, branch_on_size
+
+    nodes = [
+        make_node("Identity", ["value"], [SIZE_CONDITION]),
+        make_node("Add", ["image", "image"], ["shared"]),
+        make_node("Neg", ["shared"], ["minus"]),
+        make_node("Exp", ["minus"], ["first"]),
+        make_node("Abs", ["shared"], ["second"]),
+        make_node("Where", [SIZE_CONDITION, "first", "second"], ["choice"]),
+        make_node("Add", ["choice", "shared"], ["sum"]),
+    ]
+    model = model_of(nodes, ["sum"], {"value": np.array(is_resized)})
+    (expected,) = run(model)
+    branch_on_size(model)
+    assert [x.op_type for x in model.graph.node] == ["Identity", "Add", "If", "Add"]
+    branches = [[x.op_type for x in a.g.node] for a in model.graph.node[2].attribute]
+    assert sorted(branches) == [["Abs", "Identity"], ["Neg", "Exp", "Identity"]]
+    Graph(model).remove_unused()
+    assert len(model.graph.node) == 4  # the branches use "shared"
+    np.testing.assert_array_equal(run(model)[0], expected)
+
+
 def test_convolutions_with_the_same_weights_share_them():
     from gsto_jax.predict.onnx_graph import fold_batch_norms
 
