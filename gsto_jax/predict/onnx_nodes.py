@@ -30,6 +30,12 @@ def bind(name: str, inputs: Sequence[Array], output: ShapedArray) -> Array:
     return result
 
 
+def has_nodes(name: str | None, inputs: Sequence[Array], output: ShapedArray) -> bool:
+    """Returns whether a function has nodes of its own; a resize needs constant ratios."""
+    is_resize = name in FUNCTIONS and "resize" in str(name)
+    return name in FUNCTIONS and not (is_resize and 0 in _ratios(inputs[0].shape, output.shape))
+
+
 def register() -> None:
     """Registers the conversion with jax2onnx."""
     from jax2onnx.plugins.plugin_system import PrimitiveLeafPlugin, register_primitive
@@ -93,24 +99,21 @@ def _resize(mode: str) -> Callable[..., Any]:
         def permuted(sides: Sequence[Any]) -> list[Any]:
             return [sides[n] for n in _TO_NCHW]
 
-        none = writer.constant(np.zeros(0, np.float32))
-        ratios = [_ratio(a, b) for a, b in zip(shape[1:3], target[1:3], strict=True)]
-        if all(ratios):
-            # Constant ratios need no arithmetic on sizes, and let runtimes choose faster layouts.
-            size = [none, writer.constant(np.array([1, 1, *ratios], np.float32))]
-        else:
-            size = [none, none, writer.lengths(permuted(target))]
+        no_region = writer.constant(np.zeros(0, np.float32))
+        scales = writer.constant(np.array([1, 1, *_ratios(shape, target)], np.float32))
         x = writer.node("Transpose", x, like=x, shape=permuted(shape), perm=_TO_NCHW)
-        options = {"mode": "linear", "coordinate_transformation_mode": mode}
-        x = writer.node("Resize", x, *size, like=x, shape=permuted(target), **options)
+        inputs, options = (x, no_region, scales), {"coordinate_transformation_mode": mode}
+        shape = permuted(target)
+        x = writer.node("Resize", *inputs, like=x, shape=shape, mode="linear", **options)
         return writer.node("Transpose", x, like=x, shape=target, perm=_TO_NHWC)
 
     return write
 
 
-def _ratio(source: Any, target: Any) -> int:
-    """Returns the ratio of two lengths, if it is a small integer at any size; else 0."""
-    return next((n for n in range(1, 33) if target == n * source), 0)
+def _ratios(shape: Sequence[Any], target: Sequence[Any]) -> list[int]:
+    """Returns the ratios of height and width, small integers at any size, or 0."""
+    pairs = zip(shape[1:3], target[1:3], strict=True)
+    return [next((n for n in range(1, 33) if b == n * a), 0) for a, b in pairs]
 
 
 def _crop_end(writer: _Writer, x: Any, shape: Sequence[Any], target: Sequence[Any]) -> Any:
@@ -145,7 +148,6 @@ def _choose_by_size(
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "bilinear_resize": _resize("half_pixel"),
-    "bilinear_resize_by_taps": _resize("half_pixel"),
     "corner_aligned_resize": _resize("align_corners"),
     "crop_end": _crop_end,
     "pad_end": _pad_end,

@@ -77,16 +77,14 @@ def predict_single_pass(
     if downscaled != size:
         x = _choose(x, _area_resize(x, downscaled))
     test_size = scaled_size(downscaled, 1.0, protocol.base_size, protocol.fixed_size)
-    outputs = logits(
-        task, variables, _normalize_padded(task, protocol, bilinear_resize_by_taps(x, test_size))
-    )
+    outputs = logits(task, variables, _normalize_padded(task, protocol, _resize(x, test_size)))
 
     padded_shape = round_up(test_size, protocol.pad_to)
     align_corners = task.config.model.align_corners
     scores = crop_end(resize(outputs, padded_shape, "bilinear", align_corners), test_size)
     if protocol.base_size or any(protocol.fixed_size):
         scores = jnp.exp(scores) if protocol.score == "exp" else jax.nn.softmax(scores)
-        scores = bilinear_resize_by_taps(scores, downscaled)
+        scores = _resize(scores, downscaled)
     return {"labels": _best_class(scores, size), "logits": outputs}
 
 
@@ -156,8 +154,7 @@ def _area_resize(x: Float[Array, "b h w c"], size: Size) -> Float[Array, "b h2 w
     return x
 
 
-@partial(jax.jit, static_argnames="size")
-def bilinear_resize_by_taps(x: Float[Array, "b h w c"], size: Size) -> Float[Array, "b h2 w2 c"]:
+def _resize(x: Float[Array, "b h w c"], size: Size) -> Float[Array, "b h2 w2 c"]:
     """Resizes bilinearly, with the taps of `gsto_jax.ops.taps.linear_taps`."""
     for axis in (1, 2):
         if x.shape[axis] != size[axis - 1]:
@@ -190,7 +187,7 @@ def _best_class(scores: Float[Array, "b h w k"], size: Sequence[Any]) -> UInt8[A
     by_class = jnp.moveaxis(scores, -1, 1)
 
     def upsampled(k: int) -> Array:
-        return bilinear_resize_by_taps(by_class[:, k, :, :, None], (size[0], size[1]))[..., 0]
+        return _resize(by_class[:, k, :, :, None], (size[0], size[1]))[..., 0]
 
     # Class by class, since upsampled scores of all classes of a large photo take gigabytes.
     best = upsampled(0)
