@@ -149,8 +149,9 @@ def _dot_general(x: Array, y: Array, **params: Any) -> Array:
     contract_channels = params["dimension_numbers"] == (((3,), (0,)), ((), ()))
     if not contract_channels or x.ndim != 4 or y.ndim != 2 or isinstance(y, Tracer):
         return jax.lax.dot_general_p.bind(x, y, **params)
+    kernel: Any = np.asarray(y)[None, None]
     return jax.lax.conv_general_dilated(
-        x, np.asarray(y)[None, None], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 

@@ -97,7 +97,8 @@ def branch_on_size(model: Any) -> None:
         (result,) = node.output
         if not condition.startswith(SIZE_CONDITION):
             continue
-        graph, branches = Graph(model), []
+        graph = Graph(model)
+        branches: list[Any] = []
         for value, nodes in [(value, graph.ancestors(value, node)) for value in values]:
             for other in nodes:
                 model.graph.node.remove(other)
@@ -184,7 +185,8 @@ class Graph:
     def ancestors(self, value: str, consumer: Any) -> list[Any]:
         """Returns the nodes that only a value of a consumer depends on, in their order."""
         nodes: list[Any] = []
-        names, target = set(), consumer.output[0]
+        names: set[str] = set()
+        target = consumer.output[0]
         for node in reversed(self.graph.node):
             users = {x.output[0] for name in node.output for x in self.consumers.get(name, [])}
             is_value = value in node.output and list(consumer.input).count(value) == 1

@@ -18,7 +18,7 @@ _TO_NCHW, _TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 _BOOL = 9  # onnx.TensorProto.BOOL
 
 
-def bind(name: str, inputs: Sequence[Array], output: ShapedArray) -> Array:
+def bind(name: str, inputs: Sequence[Array], output: Any) -> Array:
     """Returns the output of a function of `FUNCTIONS`, as one operation to convert.
 
     Args:
@@ -30,7 +30,7 @@ def bind(name: str, inputs: Sequence[Array], output: ShapedArray) -> Array:
     return result
 
 
-def has_nodes(name: str | None, inputs: Sequence[Array], output: ShapedArray) -> bool:
+def has_nodes(name: str | None, inputs: Sequence[Array], output: Any) -> bool:
     """Returns whether a function has nodes of its own; a resize needs constant ratios."""
     is_resize = name in FUNCTIONS and "resize" in str(name)
     return name in FUNCTIONS and not (is_resize and 0 in _ratios(inputs[0].shape, output.shape))
