@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gsto_jax.hub.origin import UNKNOWN, Origin
+from gsto_jax.hub.origin import UNKNOWN, Origin, license_of
 from gsto_jax.runs.trained import TrainedModel
 
 PIPELINES = {
@@ -161,7 +161,8 @@ def _license_text(origin: Origin) -> str:
     ]
     for source in origin.sources:
         checksum = f", SHA-256 {source['sha256']}" if source["sha256"] else ""
-        lines.append(f"Training started from {source['file']} ({source['format']}{checksum}).")
+        details = f"{source['format']}{checksum}, license {license_of(source)}"
+        lines.append(f"Training started from {source['file']} ({details}).")
     if origin.sources:
         lines.append("The terms of what training started from hold too.")
         lines += [f"{origin.terms}."] if origin.terms else []

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 from safetensors.numpy import save
 
 from gsto_jax.config import ModelConfig
@@ -29,8 +29,7 @@ from gsto_jax.runs.initialization import network_options
 from gsto_jax.runs.trained import TrainedModel
 from gsto_jax.segmentation.protocol import protocol_from_config
 from gsto_jax.storage import error_reason, is_folder, list_names
-from gsto_jax.weights import read_state_dict
-from gsto_jax.weights.hub_config import CONFIG, LIBRARY, WEIGHTS, find_hub_folder
+from gsto_jax.weights.hub_config import CONFIG, LIBRARY, WEIGHTS, read_hub_folder, unusable
 
 PREPROCESSOR, CARD = "preprocessor_config.json", "README.md"
 
@@ -63,8 +62,8 @@ class StoredNetwork:
         return model_config(self.name, self.options)
 
 
-def read_hub_folder(path: Path) -> StoredNetwork | None:
-    """Reads a hub folder; None if it is anything else.
+def read_stored_network(path: Path) -> StoredNetwork | None:
+    """Reads the network of a hub folder; None for any other path.
 
     Args:
       path: the folder, or the weights in it.
@@ -72,28 +71,23 @@ def read_hub_folder(path: Path) -> StoredNetwork | None:
     Raises:
       UserError: a file is missing or damaged, or another version wrote it.
     """
-    hub_folder = find_hub_folder(path)
-    if hub_folder is None:
+    folder = read_hub_folder(path)
+    if folder is None:
         return None
-    path, values = hub_folder
-    arrays = read_state_dict(path / WEIGHTS)
+    config = folder.config
+    network = StoredNetwork(
+        path=folder.path,
+        name=config["architecture"],
+        options=dict(config["options"]),
+        num_classes=config["num_classes"],
+        channels=config["channels"],
+        task=config["task"],
+        variables=folder.variables,
+    )
     try:
-        network = StoredNetwork(
-            path=path,
-            name=values["architecture"],
-            options=dict(values["options"]),
-            num_classes=values["num_classes"],
-            channels=values["channels"],
-            task=values["task"],
-            variables=unflatten_dict(arrays, sep="/"),
-        )
         _ = network.config
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(
-            f"{path / CONFIG} cannot be used ({reason}): download it again, or use the version "
-            "that wrote it"
-        ) from None
+    except UserError as error:
+        raise unusable(folder.path, error) from None
     return network
 
 

@@ -29,7 +29,7 @@ class Origin:
     Attributes:
       license: their license, as the user names it; "unknown" by default.
       sources: weights that the run and its parents started from, the run's own first: file name,
-        SHA-256 and format.
+        SHA-256, format and license.
     """
 
     license: str = UNKNOWN
@@ -57,15 +57,15 @@ class Origin:
     @property
     def note(self) -> str:
         """What the user should know about the license; "" if it is named and is the user's own."""
-        names = ", ".join(source["file"] for source in self.sources)
+        names = ", ".join(f"{x['file']} (license {license_of(x)})" for x in self.sources)
         terms = f". {self.terms}" if self.terms else ""
         if self.license != UNKNOWN:
             started = f"note: the weights started from {names}, whose terms hold too{terms}"
             return started if names else ""
         if names:
             return (
-                f"warning: the license of {names}, from which the weights started, is not known "
-                f"here, so the card says unknown: name it by --license{terms}"
+                f"warning: the weights started from {names}, whose terms hold too, and the card "
+                f"says that their own license is unknown: name it by --license{terms}"
             )
         return "note: the card says that the license is unknown: name it by --license"
 
@@ -90,10 +90,16 @@ def find_origin(checkpoint: Path, license: str = "") -> Origin:
         parent = run_of(path) if kind == "checkpoint" else None
         if parent is not None and not is_remote(path):
             name = f"{parent.name}, step {path.name}"
-        sources.append({"file": name, "sha256": record.get("sha256"), "format": kind})
+        source = {"file": name, "sha256": record.get("sha256"), "format": kind}
+        sources.append(source | {"license": license_of(record)})
         sources += record.get("sources", ())  # of a hub folder
         run = parent
     return Origin(license.strip() or UNKNOWN, tuple(sources))
+
+
+def license_of(source: Mapping[str, Any]) -> str:
+    """Returns the license of a source; weight files and runs name none."""
+    return str(source.get("license", UNKNOWN))
 
 
 def run_of(checkpoint: Path) -> Path | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from gsto_jax.config import ModelConfig
 from gsto_jax.errors import UserError
-from gsto_jax.hub.folder import StoredNetwork, read_hub_folder
+from gsto_jax.hub.folder import StoredNetwork, read_stored_network
 from gsto_jax.hub.names import differences, find_name, task_of
 from gsto_jax.runs.initialization import is_run, read_first
 from gsto_jax.storage import to_path
@@ -37,7 +37,7 @@ def read_network(weights: str | Path) -> StoredNetwork | None:
       UserError: the folder cannot be read.
     """
     path = to_path(weights, "weights")
-    if (folder := read_hub_folder(path)) is not None:
+    if (folder := read_stored_network(path)) is not None:
         return folder
     if not is_run(path):
         return None

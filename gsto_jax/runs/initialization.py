@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax.traverse_util import unflatten_dict
 
 from gsto_jax import progress
 from gsto_jax.config import MODEL, config_changes, flatten, option_role
@@ -23,8 +22,7 @@ from gsto_jax.training.parameter_groups import Frozen
 from gsto_jax.training.task import Task
 from gsto_jax.weights import AUTO, LoadResult, import_weights, option_notes, transfer
 from gsto_jax.weights.coverage import coverage_lines
-from gsto_jax.weights.files import read_weight_file
-from gsto_jax.weights.hub_config import CONFIG, WEIGHTS, find_hub_folder
+from gsto_jax.weights.hub_config import read_hub_folder
 from gsto_jax.weights.import_export import sha256_of
 
 Record = dict[str, Any]
@@ -123,29 +121,22 @@ def _read_run(location: Path, log: Callable[[str], None]) -> _Source:
 
 def _read_hub_folder(path: Path) -> _Source | None:
     """Reads a hub folder; None if the path is anything else."""
-    hub_folder = find_hub_folder(path)
-    if hub_folder is None:
+    folder = read_hub_folder(path)
+    if folder is None:
         return None
-    folder, values = hub_folder
-    file = read_weight_file(folder / WEIGHTS)
-    try:
-        return _Source(
-            path=folder,
-            label=f"hub folder of {values['name']}, step {values['step']}",
-            task=values["task"],
-            options=dict(values["network_options"]),
-            variables=unflatten_dict(file.arrays, sep="/"),
-            record={
-                "format": "gsto_jax",
-                "sha256": sha256_of(file.files),
-                "sources": values["weights"]["sources"],
-            },
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{folder / CONFIG} cannot be used (it lacks {error}): download it again, or use the "
-            "version that wrote it"
-        ) from None
+    return _Source(
+        path=folder.path,
+        label=f"hub folder of {folder.config['name']}, step {folder.config['step']}",
+        task=folder.config["task"],
+        options=dict(folder.config["network_options"]),
+        variables=folder.variables,
+        record={
+            "format": "gsto_jax",
+            "sha256": sha256_of(folder.files),
+            "license": folder.license,
+            "sources": folder.sources,
+        },
+    )
 
 
 def _load_network(source: _Source, config: Record, variables: Any) -> InitialWeights:

@@ -135,6 +135,7 @@ def test_a_run_from_a_folder_reports_what_differs(segmentation, tmp_path):
         assert_equal(weights.variables, trained)
         assert weights.record["notes"] == [] and weights.record["initialized"] == {}
         assert weights.record["path"] == str(folder) and len(weights.record["sha256"]) == 64
+        assert weights.record["license"] == "mit"
     weights = load(folder, trained.config, {"align_corners": True})
     (note,) = weights.record["notes"]
     assert note.startswith("other options: model.align_corners") and note in weights.summary
@@ -227,7 +228,8 @@ def test_nothing_is_replaced(segmentation, tmp_path):
         (lambda c: c.pop("architecture"), "config.json .*lacks 'architecture'"),
         (lambda c: c.update(architecture="gsto_hrnet_w99"), "config.json .*gsto_hrnet_w"),
         (lambda c: c.update(options={"new": 1}), "config.json .*new is not a keyword"),
-        (lambda c: c.update(num_classes="3"), "num_classes"),
+        (lambda c: c.update(num_classes="3"), "config.json .*'num_classes' must be an integer"),
+        (lambda c: c.update(weights=None), "config.json .*'weights' must be an object"),
     ],
 )
 def test_damaged_folders_are_refused(segmentation, tmp_path, change, message):
@@ -257,12 +259,15 @@ def test_the_origin_is_that_of_the_run_and_its_parents(tmp_path):
     origin = find_origin(child / "best" / "20")
     assert [source["file"] for source in origin.sources] == ["parent, step 8", "released.pth"]
     hub = {"path": "/home/me/hub", "format": "gsto_jax", "sources": list(origin.sources)}
+    hub["license"] = "cc-by-nc-4.0"
     (parent / "init_from.json").write_text(json.dumps(hub))
     from_hub = find_origin(child / "best" / "20")
     assert [source["file"] for source in from_hub.sources] == [
         *("parent, step 8", "hub", "parent, step 8", "released.pth")
     ]
-    assert "academic research" in from_hub.note
+    licenses = [source["license"] for source in from_hub.sources]
+    assert licenses == ["unknown", "cc-by-nc-4.0", "unknown", "unknown"]
+    assert "academic research" in from_hub.note and "hub (license cc-by-nc-4.0)" in from_hub.note
     assert "/home" not in json.dumps(origin.record)
     assert origin.license_fields == {"license": "unknown"}
     assert origin.note.startswith("warning") and "academic research" in origin.note
