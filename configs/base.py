@@ -110,7 +110,7 @@ def set_batch(config: ConfigDict, batch_size: int) -> None:
     """Changes the batch size, and the number of steps so that as many images are seen.
 
     The learning rate is scaled linearly; for a larger batch it warms up from the original rate
-    over the first 5 % of the steps.
+    over the first 5 % of the steps, unless the config has a warm-up.
     """
     ratio = batch_size / config.train.batch_size
     config.name += f"-batch{batch_size}"
@@ -119,6 +119,8 @@ def set_batch(config: ConfigDict, batch_size: int) -> None:
     config.train.recipe_batch_size = config.train.recipe_batch_size or config.train.batch_size
     config.train.batch_size = batch_size
     config.optim.learning_rate *= ratio
+    if config.optim.warmup_fraction:
+        return
     # The one-cycle schedule warms up by itself.
     warms_up = ratio > 1 and config.optim.schedule != "onecycle"
     config.optim.warmup_fraction = 0.05 if warms_up else 0.0

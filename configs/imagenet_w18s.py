@@ -53,7 +53,12 @@ def set_modern(config: ConfigDict) -> None:
     """Sets a recipe for large batches: 4096 images, LAMB, cosine, label smoothing.
 
     The learning rate warms up over the first 5 of 100 epochs; neither BN nor biases decay.
+
+    Raises:
+      ValueError: the argument `batch=N` came before.
     """
+    if config.train.recipe_batch_size:
+        raise ValueError("config argument 'modern' must come before 'batch=N'")
     config.name += "-modern"
     config.train.batch_size = 4096
     config.optim.kind, config.optim.nesterov = "lamb", False

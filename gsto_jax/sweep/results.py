@@ -26,7 +26,7 @@ class RowResult:
       summary: mean and interval of the scores.
       difference: difference from the reference over common seeds; None for the reference.
       p: p-value of the difference after Holm's correction for all rows; NaN for the reference.
-      class_scores: IoU in percent by class and seed; empty for poses.
+      class_scores: IoU in percent by class and seed; empty but for segmentation.
     """
 
     row: SweepRow
@@ -68,7 +68,7 @@ class SweepResults:
     def metric(self) -> str:
         """Readable name of the score."""
         row = self.rows[0].row
-        name = {"mean_iou": "mean IoU"}.get(row.metric, row.metric)
+        name = {"mean_iou": "mean IoU", "top1": "top-1 accuracy"}.get(row.metric, row.metric)
         return f"{name} of {', '.join(row.classes)}" if row.classes else name
 
 

@@ -9,6 +9,9 @@ from gsto_jax.config import config_changes, flatten, option_role
 from gsto_jax.errors import UserError
 from gsto_jax.runs.experiment import score_options
 
+_METRICS = {"segmentation": "mean_iou", "pose": "AP", "classification": "top1"}
+"""Score of an evaluation that a sweep compares, by task."""
+
 
 @dataclass(frozen=True)
 class SweepRow:
@@ -20,7 +23,7 @@ class SweepRow:
       config: all options as plain values; the seed is ignored.
       steps: length of a run.
       parameters: number of convolution and BN parameters.
-      classes: classes whose mean IoU is the score; () for all classes, or a pose.
+      classes: classes whose mean IoU is the score; () for all classes, or another task.
 
     Raises:
       UserError: a class does not exist.
@@ -34,16 +37,17 @@ class SweepRow:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        choices = [] if self.metric == "AP" else self.config["data"]["classes"]
+        task = self.config["task"]
+        choices = self.config["data"]["classes"] if task == "segmentation" else []
         for name in self.classes:
             if name not in choices:
-                expected = ", ".join(choices) or "none for poses"
+                expected = ", ".join(choices) or f"none for the task {task}"
                 raise UserError(f"--classes must be of {expected}; got {name!r}")
 
     @property
     def metric(self) -> str:
         """Name of the score of an evaluation, of which `classes` may select a part."""
-        return "AP" if self.config["task"] == "pose" else "mean_iou"
+        return _METRICS[self.config["task"]]
 
     @property
     def score_name(self) -> str:

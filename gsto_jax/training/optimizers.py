@@ -47,13 +47,14 @@ def make_optimizer(
     def schedule(step: Any) -> Any:
         return learning_rate
 
-    mask = _decay_mask(config.decay_bn_and_bias, undecayed)
+    multi_axis = None if config.decay_bn_and_bias else not_bn_or_bias
+    mask = _decay_mask(multi_axis, undecayed)
     if config.kind == "sgd":
         optimizer = sgd(schedule, momentum, weight_decay, mask, nesterov=config.nesterov)
     elif config.kind == "adam":
         optimizer = adam(schedule, weight_decay, config.betas or (0.9, 0.999), mask)
     elif config.kind == "lars":
-        masks = {"weight_decay_mask": mask or True, "trust_ratio_mask": mask or True}
+        masks = {"weight_decay_mask": mask or True, "trust_ratio_mask": multi_axis or True}
         optimizer = optax.lars(learning_rate, weight_decay, momentum=momentum, **masks)
     else:
         betas = dict(zip(("b1", "b2"), config.betas, strict=False))
@@ -64,8 +65,8 @@ def make_optimizer(
     return optimizer
 
 
-def _decay_mask(decay_bn_and_bias: bool, undecayed: Collection[str]) -> Mask:
-    mask = None if decay_bn_and_bias else not_bn_or_bias
+def _decay_mask(mask: Mask, undecayed: Collection[str]) -> Mask:
+    """Returns a mask less the parameters of the paths `undecayed`."""
     if not undecayed:
         return mask
 

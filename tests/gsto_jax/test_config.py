@@ -303,6 +303,11 @@ def test_linear_scaling_rule():
     assert double["optim"]["warmup_start"] == 0.5
     _, epochs = load("cityscapes_w48", "batch=24")
     assert (epochs["train"]["epochs"], epochs["train"]["steps"]) == (600, 0)
+    _, large = load("imagenet_w18s", "modern,batch=8192")
+    warmup = large["optim"]["warmup_fraction"], large["optim"]["warmup_start"]
+    assert warmup == (0.05, 0.0) and large["train"]["batch_size"] == 8192
+    with pytest.raises(ValueError, match="batch=N"):
+        load("imagenet_w18s", "batch=512,modern")
     for word in ("batch=0", "batch=x", "batch"):
         with pytest.raises(ValueError, match="batch"):
             load("camvid_w18s", word)

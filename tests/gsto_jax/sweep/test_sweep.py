@@ -208,6 +208,15 @@ def test_score_of_some_classes(tmp_path):
         replace(ROWS[0], classes=("road", "horse"))
 
 
+def test_scores_of_classification(tmp_path):
+    classes = replace(ROWS[0], config=ROWS[0].config | {"task": "classification"})
+    (run,) = rows.make_runs([classes], [0], tmp_path)
+    finish(run, 0.5, top1=0.75)
+    assert read_result(run).score == 0.75
+    with pytest.raises(UserError, match="--classes must be of none"):
+        replace(classes, classes=("road",))
+
+
 def test_class_table(tmp_path):
     runs = rows.make_runs(ROWS[:2], [0, 1], tmp_path)
     for run in runs:

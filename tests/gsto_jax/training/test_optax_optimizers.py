@@ -122,6 +122,20 @@ def test_parameters_without_weight_decay(decay_bn_and_bias):
     assert np.all(updates["head"] == on_vectors)
 
 
+def test_lars_scales_updates_of_parameters_without_weight_decay():
+    params, grads = {"a": tree(0), "b": tree(1)}, {"a": tree(2), "b": tree(3)}
+    options = {"learning_rate": 0.1, "momentum": MOMENTUM, "weight_decay": DECAY, "clip_norm": 0.0}
+    config = OptimConfig(kind="lars", decay_bn_and_bias=False)
+    optimizer = make_optimizer(config, **options, undecayed={"a/kernel"})
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    for part, decay in (("a", 0.0), ("b", DECAY)):
+        p, g = params[part]["kernel"], grads[part]["kernel"]
+        update = numpy_update(
+            "lars", {}, p, g, rate=0.1, decay=decay, t=1, betas=(0.9, 0.999), trust=True
+        )
+        np.testing.assert_allclose(updates[part]["kernel"], update - p, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adamw", "nadamw", "lamb", "lars", "lion"])
 def test_updates_are_proportional_to_the_learning_rate(kind):
     """As learning-rate factors by parameter assume, also of moments and momentum."""
