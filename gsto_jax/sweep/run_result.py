@@ -21,8 +21,8 @@ class RunResult:
       seed: random seed.
       score: score after the last step, 0 to 1.
       pixel_accuracy: pixel accuracy after the last step, 0 to 1; None but for segmentation.
-      class_iou: IoU of each class after the last step, 0 to 1; NaN for absent classes; empty but for
-        segmentation.
+      class_iou: IoU of each class after the last step, 0 to 1; NaN for absent classes;
+        empty but for segmentation.
       parameters: number of convolution and BN parameters.
       steps: length of the run.
       seconds: time of all steps, including compilation, and of the last evaluation.

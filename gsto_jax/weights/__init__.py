@@ -5,6 +5,7 @@ from gsto_jax.weights.files import WEIGHT_WRITERS, read_state_dict
 from gsto_jax.weights.formats import (
     BODY_FORMAT,
     FORMATS,
+    GSTO_CLASSIFICATION_FORMAT,
     GSTO_FORMAT,
     HRNET_FORMAT,
     IMAGENET_FORMAT,
@@ -24,6 +25,7 @@ __all__ = [
     "AUTO",
     "BODY_FORMAT",
     "FORMATS",
+    "GSTO_CLASSIFICATION_FORMAT",
     "GSTO_FORMAT",
     "HRNET_FORMAT",
     "IMAGENET_FORMAT",

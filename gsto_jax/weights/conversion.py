@@ -88,13 +88,14 @@ def from_state_dict(
     problems: list[str] = []
     state_dict, notes = _fit_input(state_dict, variables, weight_format)
     leaves = flatten_dict(dict(variables))
-    other_classes = _other_classes(state_dict, leaves, weight_format)
+    fresh_layers = _other_classes(state_dict, leaves, weight_format)
+    fresh_layers |= _other_gates(state_dict, leaves, weight_format)
     for path, leaf in leaves.items():
-        classes = other_classes.get(layer_of(path[1:]))
-        group = classes or weight_format.optional_group(path[1:])
+        fresh = fresh_layers.get(layer_of(path[1:]))
+        group = fresh or weight_format.optional_group(path[1:])
         keys = weight_format.keys(path[1:], leaf.shape[-1])
         is_missing = not any(key in state_dict for key in keys)
-        if group is not None and (classes or is_missing):
+        if group is not None and (fresh or is_missing):
             initialized[path], filled[path] = group, leaf
             continue
         loaded[path] = keys
@@ -171,6 +172,22 @@ def _other_classes(
         for layer, (pair, *others) in counts.items()
         if not others and pair is not None and pair[0] != pair[1]
     }
+
+
+def _other_gates(
+    state_dict: Mapping[str, np.ndarray],
+    leaves: Mapping[LeafPath, Any],
+    weight_format: WeightFormat,
+) -> dict[str, str]:
+    """Returns the optional gates of GTM that the file has for other inputs, and their group."""
+    gates = {}
+    for path, leaf in leaves.items():
+        if weight_format.optional_group(path[1:]) != "gates of GTM":
+            continue
+        for key in _keys(path, leaves, weight_format):
+            if key in state_dict and _to_flax_layout(state_dict[key]).shape != leaf.shape:
+                gates[layer_of(path[1:])] = "gates of GTM: other inputs in the file"
+    return gates
 
 
 def _describe(

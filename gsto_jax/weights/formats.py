@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gsto_jax.config import ModelConfig
@@ -206,6 +206,17 @@ GSTO_FORMAT = WeightFormat(
     prefix="model.",
     optional=_CLASSIFICATION_HEAD | _OCR_HEAD | {"other gates": _GATES["other gates"]},
 )
+GSTO_CLASSIFICATION_FORMAT = replace(
+    GSTO_FORMAT,
+    name="GSTO-HRNet-C",
+    # Networks of other tasks have another head, and transitions with heads and other gates.
+    ignored=(*GSTO_FORMAT.ignored, r"(att|last_layer_stage)\d\..*"),
+    optional={
+        **GSTO_FORMAT.optional,
+        **_HEAD,
+        **{name: _GATES[name] for name in ("gates of GTM", "heads of GTM")},
+    },
+)
 POSE_FORMAT = WeightFormat(
     "HRNet pose",
     # GSTO pose networks have the head of segmentation networks.
@@ -277,7 +288,8 @@ def detect_format(keys: Iterable[str]) -> WeightFormat:
     keys = list(keys)
     for weight_format in FORMATS:
         if any(re.fullmatch(weight_format.signature, key) for key in keys):
-            return weight_format
+            is_classification = weight_format is GSTO_FORMAT and "classifier.weight" in keys
+            return GSTO_CLASSIFICATION_FORMAT if is_classification else weight_format
     listed = ", ".join(sorted(keys)[:5]) or "none"
     names = ", ".join(x.name for x in FORMATS)
     raise UserError(f"its keys ({listed} ...) must be of one of the formats {names}")
@@ -308,7 +320,7 @@ def export_format(config: ModelConfig) -> WeightFormat:
                 "GTM; got ocr, for which no other implementation has names. Export the format jax "
                 "instead"
             )
-        return GSTO_FORMAT
+        return GSTO_CLASSIFICATION_FORMAT if config.hrnet.head == "cls" else GSTO_FORMAT
     if config.hrnet.head == "ocr":
         return OCR_FORMAT
     if config.hrnet.head == "cls":
@@ -328,7 +340,8 @@ def _other_gates(config: ModelConfig) -> str:
 def option_notes(weight_format: WeightFormat | None, config: ModelConfig) -> list[str]:
     """Returns notes on imported weights that were trained with other options of the network."""
     notes = [_upsampling_note(weight_format, config)]
-    if weight_format is GSTO_FORMAT and (other := _other_gates(config)):
+    formats = (GSTO_FORMAT, GSTO_CLASSIFICATION_FORMAT)
+    if weight_format in formats and (other := _other_gates(config)):
         name = other.rpartition(".")[2]
         notes.append(
             f"note: the gates of {GSTO_FORMAT.name} files are of the style 'released', and "

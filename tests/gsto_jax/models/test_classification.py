@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from gsto_jax import PLAIN, VARIANTS, HRNet, HRNetSpec, UserError, create_model
+from gsto_jax import PLAIN, VARIANTS, GSTOSpec, HRNet, HRNetSpec, UserError, create_model
 from gsto_jax.losses import classification_supervision
 from gsto_jax.models import count, count_by_module
 from gsto_jax.models.initialize import abstract_variables
 from gsto_jax.weights import (
+    GSTO_CLASSIFICATION_FORMAT,
     GSTO_FORMAT,
     HRNET_FORMAT,
     IMAGENET_FORMAT,
@@ -22,7 +23,7 @@ from gsto_jax.weights import (
 from tests.golden.make_timm import image, weights
 from tests.gsto_jax.loss_settings import loss_config
 from tests.gsto_jax.models.test_golden import deviation, load, nhwc, state_of
-from tests.gsto_jax.weight_states import assert_equal_arrays, group_sizes, without
+from tests.gsto_jax.weight_states import assert_equal_arrays, group_sizes, network, without
 
 # Exact counts of convolutions and linear layer, of BN, and MACs at 224x224.
 EXACT = {
@@ -156,7 +157,7 @@ def test_weights_of_other_tasks_start_a_network_and_are_started_by_it():
     ("name", "weight_format"),
     [
         ("hrnet_cls_mini", IMAGENET_FORMAT),
-        ("gsto_hrnet_cls_mini", GSTO_FORMAT),
+        ("gsto_hrnet_cls_mini", GSTO_CLASSIFICATION_FORMAT),
     ],
 )
 def test_names_in_and_out(name, weight_format):
@@ -187,6 +188,24 @@ def test_official_weights_start_other_tasks_and_are_started_by_them():
     options = {"gtm": ("none", "supervised", "supervised")}
     classes = create_model("gsto_hrnet_cls_mini", 7, **options)[1]
     assert list(from_state_dict(gated, classes, GSTO_FORMAT).initialized) == ["head of HRNet-C"]
+
+
+def test_gated_classification_weights_start_other_tasks():
+    gsto = GSTOSpec(gtm=("none", "unsupervised", "unsupervised"))
+    classes = network(gsto, classes=7, head="cls")
+    shapes = abstract_variables(classes)
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    state = to_state_dict(zeros, GSTO_CLASSIFICATION_FORMAT)
+    state = {key.removeprefix(GSTO_FORMAT.prefix): value for key, value in state.items()}
+    other = network(GSTOSpec(), classes=5)  # supervised gates, which read class scores
+    result = from_state_dict(state, abstract_variables(other), detect_format(state))
+    assert set(result.initialized) == {
+        "head",
+        "heads of GTM",
+        "gates of GTM: other inputs in the file",
+    }
+    assert {"classifier", "att2", "att3"} <= set(result.unused)
+    assert any("fusion/gate" in path for paths in result.loaded.values() for path in paths)
 
 
 @pytest.mark.slow
