@@ -11,13 +11,16 @@ A segmentation network answers with a PNG of class indices with the size of the 
 Images of one size that arrive within a few milliseconds are predicted together.
 
 A pose network takes the boxes of the persons, x,y,w,h in pixels separated by ";"; without boxes the
-image is one person. It answers with JSON, as poses.json of --mode=predict: for each person "bbox",
-"keypoints" (x, y, score of each joint) and "score".
+image is one person, and with empty boxes= there is none. It answers with JSON, as poses.json of
+--mode=predict: for each person "bbox", "keypoints" (x, y, score of each joint) and "score".
 
 | status | reason |
 |---|---|
-| 400 | the body is not an image, or one that the network does not take; or invalid boxes |
+| 400 | the body is not an image, or one that the network does not take; invalid boxes or query |
+| 404 | a GET of anything but /health |
+| 411 | a POST without Content-Length |
 | 413 | more than --max_bytes, --max_pixels or --max_boxes |
+| 500 | the prediction failed; the reason is in the output of the server |
 | 503 | --queue requests are in progress, or the server stops; Retry-After says when to try again |
 
 GET /health returns JSON: whether the server is ready, its model, and counts. SIGTERM and Ctrl-C
@@ -95,6 +98,13 @@ def parse_arguments() -> argparse.Namespace:
     except UserError as error:
         parser.error(str(error))
     return args
+
+
+def parse_boxes(values: Sequence[str] | None) -> Boxes | None:
+    """Splits the last value of a query into boxes, whose numbers are not parsed; None for None."""
+    if values is None:
+        return None
+    return [row.split(",") for row in values[-1].split(";")] if values[-1] else []
 
 
 class Waiting(NamedTuple):
@@ -256,7 +266,10 @@ class Handler(BaseHTTPRequestHandler):
     def prediction(self, data: bytes) -> tuple[int, bytes, str]:
         """Returns the answer to the bytes of an image file."""
         program, most = self.server.program, self.server.args.max_pixels
-        boxes, most_boxes = self.boxes(), self.server.args.max_boxes
+        query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+        if unknown := sorted(set(query) - {"boxes"}):
+            return 400, f"the query must be boxes=...; got {', '.join(unknown)}".encode(), TEXT
+        boxes, most_boxes = parse_boxes(query.get("boxes")), self.server.args.max_boxes
         if boxes is not None and program.task_name != "pose":
             return 400, b"boxes are for pose networks; this is a segmentation network", TEXT
         if boxes is not None and len(boxes) > most_boxes:
@@ -277,11 +290,6 @@ class Handler(BaseHTTPRequestHandler):
         png = io.BytesIO()
         Image.fromarray(result).save(png, "PNG")
         return 200, png.getvalue(), "image/png"
-
-    def boxes(self) -> Boxes | None:
-        """Returns the boxes in the URL, whose numbers are not parsed; None without boxes."""
-        values = parse_qs(urlsplit(self.path).query).get("boxes")
-        return None if values is None else [row.split(",") for row in values[-1].split(";")]
 
     def refuse(self, status: int, reason: str, length: int) -> None:
         """Answers, and discards a body that was not read: a reset would hide the answer."""

@@ -22,6 +22,7 @@ from gsto_jax import (
 )
 from gsto_jax.layers import SpatialAttention
 from gsto_jax.layers.blocks import ConvBN
+from gsto_jax.layers.gates import StridedGateLogits
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "porting.md").read_text()
@@ -293,6 +294,9 @@ def test_tokens_and_foreign_norms_are_refused():
     features = jax.ShapeDtypeStruct((2, 4, 4, 8), "float32")
     for layer in (SelfGated, GateLogits):
         refused(layer(norm=nn.BatchNorm), features, r"gsto_jax\.BatchNorm")
+        refused(layer("open", norm=nn.LayerNorm), features, "initial_bias with style='open'")
+    chain = StridedGateLogits(0, 1, "residual", norm=nn.LayerNorm)
+    refused(chain, features, "initial_scale .* style='residual'")
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,9 @@ def test_poses(tmp_path, url):
         expected = predictor(image_of(0), [[4, 6, 20, 10], [0, 0, 9, 9.5]]).persons()
         assert persons("?boxes=4,6,20,10;0,0,9,9.5") == expected
         assert persons("") == predictor(image_of(0)).persons()
+        assert persons("?boxes=") == predictor(image_of(0), []).persons()
+        status, reason, _ = refusal(f"{poses}?box=1,2,3,4", image)
+        assert status == 400 and "box" in reason
         for query in ("?boxes=1,2,3", "?boxes=a,2,3,4", "?boxes=1,2,3,4;5", "?boxes=99,0,5,5"):
             status, reason, _ = refusal(poses + query, image)
             assert status == 400 and "boxes must" in reason
@@ -150,7 +153,7 @@ def test_poses(tmp_path, url):
         assert (status, reason) == (413, "send at most 2 boxes")
         assert refusal(poses, png(np.zeros((50, 61, 3), np.uint8), RGB))[0] == 413
         assert refusal(poses, b"no image")[0] == 400
-        assert health(poses)["task"] == "pose" and health(poses)["images"] == 2
+        assert health(poses)["task"] == "pose" and health(poses)["images"] == 3
     status, reason, _ = refusal(f"{url}?boxes=0,0,9,9", image)
     assert status == 400 and "for pose networks" in reason
 

@@ -87,14 +87,13 @@ class GateLogits(Composite):
 
         Raises:
           ValueError: an unknown style.
-          UserError: `norm` is flax's BatchNorm.
+          UserError: `norm` is flax's BatchNorm, or lacks the initial values of the style.
         """
         style = get_style(self.style)
         logits = self.conv(self.num_gates, 1, parallel=self.num_gates, name="conv")(x)
         if not style.normalized:
             return logits
-        norm = gate_norm(self.norm, style)(name="bn")
-        check_norm(norm)
+        norm = gate_norm(self.norm, self.style, name="bn")
         return _activate(norm(logits, train), style)
 
 
@@ -123,12 +122,12 @@ class SelfGated(Composite):
 
         Raises:
           ValueError: an unknown style.
-          UserError: the named implementation cannot run here, or `norm` is flax's BatchNorm.
+          UserError: the named implementation cannot run here; or `norm` is flax's BatchNorm, or
+            lacks the initial values of the style.
         """
         style = get_style(self.style)
         conv = self.conv(self.num_gates, 1, parallel=self.num_gates, name="conv")
-        norm = gate_norm(self.norm, style)(name="bn") if style.normalized else None
-        check_norm(norm)
+        norm = gate_norm(self.norm, self.style, name="bn") if style.normalized else None
         logits = conv(x)
         x = as_floating(x, logits.dtype)
         if reason := _unfusable_reason(conv, norm, train):
@@ -187,27 +186,48 @@ class StridedGateLogits(Composite):
     def __call__(
         self, x: Real[FeatureMap, "b h w c"], train: bool = False
     ) -> Float[FeatureMap, "b _ _ 1"]:
-        """`b h w c` -> logits `b h/2^halvings w/2^halvings 1`, sizes rounded up."""
+        """`b h w c` -> logits `b h/2^halvings w/2^halvings 1`, sizes rounded up.
+
+        Raises:
+          UserError: `norm` is flax's BatchNorm, or lacks the initial values of the style.
+        """
         style, factories = get_style(self.style), self.factories
         for k in range(self.halvings + 1):
             size, stride = (3, 2) if k else (self.kernel_size, 1)
             is_last = k == self.halvings
             if is_last:
-                factories = factories | {"norm": gate_norm(self.norm, style)}
+                factories = factories | {"norm": partial(gate_norm, self.norm, self.style)}
             relu = style.relu or not is_last
             x = ConvBN(1, size, stride=stride, relu=relu, **factories, name=f"cbr{k}")(x, train)
         return x if style.slope == 1 else jax.tree.map(lambda y: style.slope * y, x)
 
 
-def gate_norm(norm: ModuleDef, style: GateStyle) -> ModuleDef:
-    """Returns the factory of the normalization with the initial values of a style.
+def gate_norm(norm: ModuleDef, style: str, name: str) -> nn.Module:
+    """Returns the normalization of a gate, with the initial values of its style.
 
     Only values that differ are passed, since injected normalizations may lack the arguments.
+
+    Raises:
+      UserError: `norm` lacks them, or is flax's BatchNorm, which reads `train` as its opposite.
     """
-    initial = {"initial_scale": style.initial_scale, "initial_bias": style.initial_bias}
-    default = GateStyle()._asdict()
-    changes = {name: value for name, value in initial.items() if value != default[name]}
-    return partial(norm, **changes) if changes else norm
+    wanted, default = get_style(style), GateStyle()
+    names = ("initial_scale", "initial_bias")
+    initial = {x: getattr(wanted, x) for x in names if getattr(wanted, x) != getattr(default, x)}
+    try:
+        layer = norm(name=name, **initial)
+    except TypeError as error:
+        if not initial:
+            raise
+        raise UserError(
+            f"norm must take initial_scale and initial_bias with style={style!r} ({error}); use "
+            "gsto_jax.BatchNorm"
+        ) from None
+    if isinstance(layer, nn.BatchNorm):
+        raise UserError(
+            "norm must be called as norm(x, train); got flax.linen.BatchNorm, whose second "
+            "argument is use_running_average. Use gsto_jax.BatchNorm"
+        )
+    return layer
 
 
 def _activate(y: FeatureMap, style: GateStyle) -> FeatureMap:
@@ -229,13 +249,4 @@ def check_gating(gating: str, num_classes: int) -> None:
     if gating in ("supervised", "head_only") and num_classes < 1:
         raise ValueError(
             f"num_classes must be at least 1 with gating={gating!r}; got {num_classes}"
-        )
-
-
-def check_norm(norm: nn.Module | None) -> None:
-    """Raises UserError for flax's BatchNorm, which would read `train` as its opposite."""
-    if isinstance(norm, nn.BatchNorm):
-        raise UserError(
-            "norm must be called as norm(x, train); got flax.linen.BatchNorm, whose second "
-            "argument is use_running_average. Use gsto_jax.BatchNorm"
         )
