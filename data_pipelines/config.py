@@ -277,6 +277,9 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         except ValueError as error:
             raise DataError(f"config.data.{error}.") from None
         self._check_channels()
+        expected = f"left out unless data.source is one of {', '.join(CLASS_SOURCES)}"
+        default_crops = self.image_crops == ImageCrops()
+        self.require(self.is_classification or default_crops, "image_crops", expected)
         if self.is_classification:
             check_image_classes(self)
         elif self.keypoints is None:

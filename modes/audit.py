@@ -51,7 +51,8 @@ def run(args: Any) -> None:
     for problem in problems:
         log(f"problem: {problem}")
     if problems:
-        raise DataError("the labels are not usable: fix the problems listed above.")
+        checked = "images" if data.is_classification else "labels"
+        raise DataError(f"the {checked} are not usable: fix the problems listed above.")
     if args.channel_statistics:
         log(_channel_statistics(data))
 
@@ -83,7 +84,13 @@ def _audit_split(split: str, data: DataConfig, stats: LabelStats) -> list[str]:
     lines = group_issues(stats.problems)
     warnings = [*source.warnings, *group_issues(stats.warnings)]
     notes: list[str] = []
-    if data.keypoints is None:
+    if data.is_classification:
+        present = [name for k, name in enumerate(data.classes) if stats.pixels[k]]
+        if len(present) == 1 and split == data.train_split:
+            lines.append(
+                f"cannot train on a single class: {split} has images of {present[0]!r} only"
+            )
+    elif data.keypoints is None:
         report = report_labels(stats, data, split, split == data.train_split)
         if report.absent_classes:
             notes.append(f"note: {split}: no label contains {report.absent_classes}")
@@ -94,12 +101,13 @@ def _audit_split(split: str, data: DataConfig, stats: LabelStats) -> list[str]:
             )
         lines += report.problems
         warnings = [*source.warnings, *report.warnings]
-    title = f"{split}: {stats.records} labels, {_count_problems(stats.problems, lines)}"
+    checked = "images" if data.is_classification else "labels"
+    title = f"{split}: {stats.records} {checked}, {_count_problems(stats.problems, lines)}"
     if data.keypoints:
         units = ("joint", "labeled", "persons")
         table = audit_table(stats, data.keypoints.names, data.ignore_label, title, units)
     elif data.is_classification:  # the images of a class count as its pixels
-        table = audit_table(stats, data.classes, _NO_LABEL, title, ("class", "images", "files"))
+        table = audit_table(stats, data.classes, None, title, ("class", "images", "files"))
     else:
         table = audit_table(
             stats,
@@ -132,7 +140,6 @@ def _count_problems(issues: list[Issue], lines: list[str]) -> str:
     return f"{count} problem{'s' * (count != 1)}{kinds}"
 
 
-_NO_LABEL = -1
 _MAX_UNKNOWN_IDS = 8
 """Number of unknown ids that an audit lists individually."""
 
@@ -140,7 +147,7 @@ _MAX_UNKNOWN_IDS = 8
 def audit_table(
     stats: LabelStats,
     classes: Sequence[str],
-    ignore_label: int,
+    ignore_label: int | None,
     title: str,
     units: tuple[str, str, str] = ("class", "pixels", "images"),
     format_value: Callable[[int], str] = "id {}".format,
@@ -150,7 +157,7 @@ def audit_table(
     Args:
       stats: the label statistics.
       classes: names of the classes, or joints.
-      ignore_label: label of ignored pixels.
+      ignore_label: label of ignored pixels; None if there are none.
       title: title of the table.
       units: column headings of the classes, the counted elements and the records.
       format_value: formats an unknown id or color in the label files.
@@ -167,7 +174,8 @@ def audit_table(
     for k, name in enumerate(classes):
         add(name, stats.pixels[k], stats.images[k])
     table.add_section()
-    add("ignored", stats.pixels[ignore_label], stats.images[ignore_label])
+    if ignore_label is not None:
+        add("ignored", stats.pixels[ignore_label], stats.images[ignore_label])
     unknown = stats.unknown_ids.most_common()
     for value, count in sorted(unknown[:_MAX_UNKNOWN_IDS]):
         add(f"unknown {format_value(value)}", count, None)

@@ -187,7 +187,8 @@ def _audit_sample(source: Source, data: DataConfig, *, is_training: bool, log: L
     split = data.train_split if is_training else data.eval_split
     with progress.track(f"auditing a sample of {split}"):
         sample, report = check_split_labels(source, data, split, is_training, log)
-    labels = len(sample.pixels.keys() - {data.ignore_label})
+    ignored_labels = set() if data.is_classification else {data.ignore_label}
+    labels = len(sample.pixels.keys() - ignored_labels)
     checked = f"{split}: {sample.records} of {len(source)} checked, {labels} of"
     if data.is_classification:
         log(f"images of {checked} {len(data.classes)} classes")

@@ -1,6 +1,7 @@
 """ImageNet (ILSVRC2012): the official archives, or a folder for each class."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,13 +22,14 @@ _TRUTH = r"ILSVRC2012_validation_ground_truth\.txt"
 class ImageNetBuilder(Builder):
     """Images with a class each.
 
-    Names of the training images tell their class; the validation images are in the folder of their
-    class, or in the official archive beside the development kit, whose list tells it.
+    Names of the training images contain their class; the validation images are in the folder of
+    their class, or in the official archive beside the development kit, which lists the classes.
     """
 
     def items(self, downloads: Downloads) -> dict[str, list[Item]]:
         """See `Builder.items`."""
-        splits = {"train": [*_train_items(downloads)], "val": [*_val_items(downloads)]}
+        by_split = {"train": _train_items(downloads), "val": _val_items(downloads)}
+        splits = {split: _alternate(items) for split, items in by_split.items()}
         splits = {split: items for split, items in splits.items() if items}
         if not splits:
             raise wrong_downloads_error(
@@ -51,6 +53,17 @@ class ImageNetBuilder(Builder):
     def fingerprint(self, item: Item) -> str:
         """See `Builder.fingerprint`."""
         return f"{item.name} {item.extra['label']}"
+
+
+def _alternate(items: Iterable[Item]) -> list[Item]:
+    """Returns items that alternate between the classes, so that the first ones have all classes."""
+    counts: Counter[int] = Counter()
+    ranked = []
+    for position, item in enumerate(items):
+        label = item.extra["label"]
+        ranked.append((counts[label], label, position, item))
+        counts[label] += 1
+    return [item for *_, item in sorted(ranked, key=lambda entry: entry[:3])]
 
 
 def _train_items(downloads: Downloads) -> Iterator[Item]:
@@ -101,7 +114,7 @@ def _read_truth(downloads: Downloads) -> list[str]:
         return [wnids[int(line)] for line in downloads.read_text(truth).split()]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(
-            f"{truth} and {kit} do not tell the class of each image ({error}): download the"
+            f"{truth} and {kit} do not list the class of each image ({error}): download the"
             " development kit again."
         ) from None
 

@@ -1,4 +1,4 @@
-"""Image files of which crops are decoded."""
+"""Encoded image files that decode crops on demand."""
 
 from dataclasses import dataclass
 from functools import cached_property

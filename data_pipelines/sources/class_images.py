@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.files.disk import first_few, list_files, strip_suffix, unique_names
 from data_pipelines.files.encoded import EncodedImage
 from data_pipelines.files.images import decode_image
 from data_pipelines.files.retry import read_bytes
-from data_pipelines.image_class_options import folder_of
+from data_pipelines.image_class_options import class_folders
 from data_pipelines.sources.fraction import own_files_error, split_members
 from data_pipelines.sources.image_checks import image_warnings
 from data_pipelines.sources.prepared import PREPARE_AGAIN, open_prepared
@@ -88,8 +90,8 @@ class ClassImages(ABC):
 class ClassFolderSource(ClassImages):
     """The images of `data.images`, by default ROOT/SPLIT, in a folder for each class.
 
-    The folder of a class is named by the first word of the class. Images alternate between the
-    classes, so that the first ones have all classes.
+    The folder of a class has its name or the first word of it, see `class_folders`. Images
+    alternate between the classes, so that the first ones have all classes.
 
     Args:
       config: location of the files, and names of the classes.
@@ -119,8 +121,8 @@ class ClassFolderSource(ClassImages):
 
     def _find_files(self, config: DataConfig) -> list[tuple[int, str]]:
         """Returns class and relative path of each image, alternating between the classes."""
-        labels = {folder_of(name): k for k, name in enumerate(config.classes)}
-        by_class: list[list[str]] = [[] for _ in labels]
+        labels = class_folders(config.classes)
+        by_class: list[list[str]] = [[] for _ in config.classes]
         others: dict[str, str] = {}
         for file in list_files(self._folder):
             if strip_suffix(file, config.image_suffix) is None:
@@ -144,14 +146,14 @@ class ClassFolderSource(ClassImages):
 
     def _check_classes(self, config: DataConfig, split: str, labels: Sequence[int]) -> None:
         present = set(labels)
-        absent = [folder_of(name) for k, name in enumerate(config.classes) if k not in present]
+        absent = [name for k, name in enumerate(config.classes) if k not in present]
         if not absent:
             return
         message = f"{self._folder} has no images of {len(absent)} of {len(config.classes)} classes"
         if split == config.train_split or not present:
             raise DataError(
-                f"{message}: {first_few(absent)}. A class needs a folder of images with its name,"
-                " the first word of its entry in config.data.classes."
+                f"{message}: {first_few(absent)}. A class needs a folder of images with its name in"
+                " config.data.classes, or the first word of it if no other class has that word."
             )
         self.warnings += (f"{message}: {first_few(absent)}",)
 
@@ -176,7 +178,9 @@ class ClassRecordSource(ClassImages):
     def __init__(self, config: DataConfig, split: str) -> None:
         stored_split = config.stored_split(split)
         features = ("image", "label")
-        self._records = open_prepared(config.root, config.name, stored_split, features)
+        self._records = open_prepared(
+            config.root, config.name, stored_split, features, source=config.source
+        )
         if split != stored_split and split in self._records.splits:
             raise own_files_error(config, split, f"Split {split!r} of {self._records.folder}")
         names = [self._records.name(position) for position in range(len(self._records))]
@@ -185,7 +189,13 @@ class ClassRecordSource(ClassImages):
     def read(self, position: int) -> tuple[bytes, int, str]:
         """See `ClassImages.read`."""
         record, name = self._records[position], self._records.describe(position)
-        label, count = int(record["label"]), len(self._config.classes)
+        stored, count = np.asarray(record["label"]), len(self._config.classes)
+        if stored.shape or stored.dtype.kind not in "iu":
+            raise DataError(
+                f"{name} has a label of type {stored.dtype} and shape {stored.shape}, which is no"
+                " class: set config.data.name to a dataset with an integer label for each image."
+            )
+        label = int(stored)
         if not 0 <= label < count:
             raise DataError(
                 f"{name} has class {label}, and config.data.classes has {count}. {PREPARE_AGAIN}"

@@ -126,8 +126,9 @@ def describe_untrained_classes(
         return ""
     names, pixels = _quote([config.classes[k] for k in untrained]), eval_stats.pixels
     fraction = sum(pixels[k] for k in untrained) / max(eval_stats.total, 1)
+    unit = "images" if config.is_classification else "pixels"
     return (
-        f"{config.eval_split} contains {names} ({fraction:.2%} of its pixels), but"
+        f"{config.eval_split} contains {names} ({fraction:.2%} of its {unit}), but"
         f" {config.train_split} does not, so they cannot be learned"
     )
 

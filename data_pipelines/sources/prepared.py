@@ -99,7 +99,9 @@ class PreparedRecords:
         return f"record {self.name(index)} of {self.folder}"
 
 
-def open_prepared(root: str, name: str, split: str, features: Sequence[str]) -> PreparedRecords:
+def open_prepared(
+    root: str, name: str, split: str, features: Sequence[str], *, source: str = "tfds"
+) -> PreparedRecords:
     """Opens a dataset built by `--mode=prepare`, or by tensorflow-datasets as ArrayRecord.
 
     `split` may join several splits (see `stored_splits`). `_OPTIONAL_FEATURES` may be missing.
@@ -110,8 +112,8 @@ def open_prepared(root: str, name: str, split: str, features: Sequence[str]) -> 
     """
     if has_scheme(root) and not root.startswith("gs://"):
         raise DataError(
-            "config.data.root must be a local path or start with gs:// with data.source='tfds', "
-            f"since ArrayRecord reads nothing else; got {root!r}"
+            "config.data.root must be a local path or start with gs:// with "
+            f"data.source={source!r}, since ArrayRecord reads nothing else; got {root!r}"
         )
     import tensorflow_datasets as tfds
 

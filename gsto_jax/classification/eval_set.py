@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jax.sharding import Mesh
 
-from gsto_jax.classification.evaluate import Classes, classify
+from gsto_jax.classification.evaluate import ClassificationPredictions, classify
 from gsto_jax.classification.metrics import accuracies, class_accuracies, rank_of_class
 from gsto_jax.classification.png_writer import ClassificationPngWriter
 from gsto_jax.classification.results import FOLDER, ClassScore, ImageScore, write_evaluation
@@ -46,7 +46,7 @@ class ClassificationEvalSet(EvalSet):
         mesh: Mesh,
         on_batch: OnBatch,
         stop: Callable[[], bool],
-    ) -> Classes | None:
+    ) -> ClassificationPredictions | None:
         """See `EvalSet.predict`."""
         return classify(
             task, variables, self.batches, self.size, mesh, on_batch=on_batch, stop=stop
@@ -71,7 +71,7 @@ class ClassificationEvalSet(EvalSet):
         return f"{self.size} images, {self._protocol(task)}"
 
     def summarize(
-        self, task: ClassificationTask, predictions: Classes, title: str
+        self, task: ClassificationTask, predictions: ClassificationPredictions, title: str
     ) -> DatasetScores:
         """See `EvalSet.summarize`."""
         scores = accuracies(predictions.ranks)

@@ -18,12 +18,12 @@ from gsto_jax.evaluation.loop import Batch, OnBatch, ignore_batch, never_stop, r
 
 
 @dataclass(frozen=True)
-class Classes:
-    """True classes of a dataset and how they were predicted, in its order.
+class ClassificationPredictions:
+    """True class of each image of a dataset and its rank in the prediction, in dataset order.
 
     Attributes:
       labels: true class of each image.
-      ranks: number of classes that are as probable as the true one or more, but for itself.
+      ranks: number of other classes that are at least as probable as the true one.
     """
 
     labels: Int[np.ndarray, " n"]
@@ -39,7 +39,7 @@ def classify(
     *,
     on_batch: OnBatch = ignore_batch,
     stop: Callable[[], bool] = never_stop,
-) -> Classes | None:
+) -> ClassificationPredictions | None:
     """Classifies the images of a dataset.
 
     Args:
@@ -70,4 +70,4 @@ def classify(
     if not run_pipelined(batches, start, finish, stop):
         return None
     table = sum_over_processes(table)  # each image belongs to one process
-    return Classes(labels=table[:, 0], ranks=table[:, 1])
+    return ClassificationPredictions(labels=table[:, 0], ranks=table[:, 1])

@@ -17,14 +17,14 @@ from gsto_jax.models.base import Outputs
 from gsto_jax.training.hyperparameters import Hyperparameters
 from gsto_jax.training.task import Batch, BatchShapes, Task, normalize
 
-_OTHER_TASKS: tuple[tuple[str, str, Any], ...] = (
-    ("eval", "scales", (1.0,)),
-    ("eval", "window", "whole"),
-    ("loss", "terms", (("ce", 1.0),)),
-    ("loss", "head_terms", (("ce", 1.0),)),
-    ("loss", "class_weights", False),
-)
-"""Section, option and default of what only other tasks have."""
+_OTHER_TASKS = {
+    "eval": ("scales", "window", "pad", "pad_to", "score", "absent"),
+    "loss": (
+        *("terms", "head_terms", "class_weights", "ohem_threshold", "ohem_min_kept"),
+        "focal_gamma",
+    ),
+}
+"""Options of each section that only other tasks have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +44,16 @@ class ClassificationTask(Task):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
-        for section, option, default in _OTHER_TASKS:
-            value = getattr(getattr(self.config, section), option)
+        options = [
+            (section, option) for section in _OTHER_TASKS for option in _OTHER_TASKS[section]
+        ]
+        for name, option in options:
+            section = getattr(self.config, name)
+            default = type(section).__dataclass_fields__[option].default
+            value = getattr(section, option)
             if value != default:
                 raise UserError(
-                    f"config.{section}.{option} must be {default!r} for a classification task; "
+                    f"config.{name}.{option} must be {default!r} for a classification task; "
                     f"got {value!r}"
                 )
         super().__post_init__()

@@ -1,6 +1,6 @@
-"""Initial variables of a run: random, or from what `init_from` names.
+"""Initial variables of a run: random, or of the run or weights that `init_from` names.
 
-That is a run, a checkpoint, a hub folder or a weight file.
+`init_from` names a run, a checkpoint, a hub folder or a weight file.
 """
 
 from collections.abc import Callable, Collection, Mapping

@@ -193,3 +193,18 @@ def test_images_of_another_number_of_channels_are_problems(arguments, capsys):
     )
     with pytest.raises(DataError, match=r"\.jpg.* must have 5 channels; got 3"):
         train.run(args)
+
+
+def test_the_audit_of_classes_counts_images(tmp_path, capsys):
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            write(tmp_path / split / name / "0.jpg", np.full((8, 8, 3), 99))
+    config = base.get_config()
+    config.task, config.data.source = "classification", "class_folders"
+    config.data.root = str(tmp_path)
+    config.data.classes = ("cat", "dog")
+    config.data.crop = (8, 8)
+    audit.run(SimpleNamespace(config=config, channel_statistics=False))
+    text = capsys.readouterr().out
+    assert "train: 2 images, 0 problems" in text
+    assert "ignored" not in text and "label" not in text and "pixel" not in text

@@ -87,6 +87,7 @@ def test_records_are_the_files_with_their_classes(tmp_path, write):
     train, val = (make_source(config, split) for split in ("train", "val"))
     records = {train.name(n): train[n] for n in range(len(train))}
     assert len(records) == len(TRAIN)
+    assert [train[n]["label"] for n in range(3)] == [0, 1, 999], "alternate between the classes"
     for name, data in TRAIN.items():
         wnid = name.split("_")[0]
         record = records[f"{wnid}/{name}"]

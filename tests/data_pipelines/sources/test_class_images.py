@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines import DataConfig, DataError, EvalBatches, make_source, train_batches
+from data_pipelines.sources import class_images
 from data_pipelines.transforms.classification import RandomResizedCrop
 from gsto_jax.image_files import (
     DecodeOptions,
@@ -54,6 +55,16 @@ def test_folders_alternate_between_the_classes(tmp_path):
     assert sorted(source.name(n) for source in parts for n in range(len(source))) == sorted(names)
 
 
+def test_folders_with_a_space_in_their_name(tmp_path):
+    write_tree(tmp_path)
+    (tmp_path / "train/dog").rename(tmp_path / "train/cat of the sea")
+    classes = ("cat of the sea", "cat", "eel of the river")
+    source = make_source(config_of(tmp_path, classes=classes), "train")
+    folders = ["cat of the sea", "cat", "eel"]
+    assert [source.name(n) for n in range(3)] == [f"{folder}/0" for folder in folders]
+    assert [source[n]["label"] for n in range(3)] == [0, 1, 2]
+
+
 def test_folders_of_no_class_are_left_out(tmp_path):
     write_tree(tmp_path)
     (tmp_path / "train/fox").mkdir()
@@ -71,7 +82,10 @@ def test_folders_of_no_class_are_left_out(tmp_path):
         ({"classes": ("cat", "dog", "eel", "owl")}, "no images of 1 of 4 classes: owl"),
         ({"root": "/nowhere"}, "no folder /nowhere/train"),
         ({"images": "data/{split}"}, "no folder .*data/train"),
-        ({"classes": ("cat", "cat big")}, r"config\.data\.classes .*first words"),
+        ({"classes": ("cat", "cat")}, r"config\.data\.classes .*different names"),
+        ({"classes": ("cat", "dog big", "dog small")}, "2 of 3 classes: dog big, dog small"),
+        ({"base_size": 512}, r"config\.data\.base_size"),
+        ({"source": "folder", "image_crops": {"center": 0.5}}, r"config\.data\.image_crops"),
         ({"classes": ("cat",)}, r"config\.data\.classes .*got '1 names'"),
         ({"channels": 1, "mean": (0.5,), "std": (0.5,)}, r"config\.data\.channels"),
         ({"palette": ((0, 0, 0),) * 3}, r"config\.data\.palette"),
@@ -84,6 +98,19 @@ def test_errors_name_the_option_or_folder(tmp_path, options, message):
     write_tree(tmp_path)
     with pytest.raises(DataError, match=message):
         make_source(config_of(tmp_path, **{"val_fraction": 0.25} | options), "train")
+
+
+@pytest.mark.parametrize("label", [1.0, b"dog", np.zeros((2, 2), np.uint8)])
+def test_labels_of_records_are_integers(tmp_path, monkeypatch, label):
+    class Records(list):
+        name = describe = staticmethod("record {}".format)
+
+    records = Records([{"image": b"", "label": np.int64(2)}, {"image": b"", "label": label}])
+    monkeypatch.setattr(class_images, "open_prepared", lambda *args, **options: records)
+    source = make_source(config_of(tmp_path, source="class_records", name="a"), "train")
+    assert source[0]["label"] == 2
+    with pytest.raises(DataError, match=r"record 1 .*config\.data\.name"):
+        source[1]
 
 
 def test_a_damaged_image_is_named(tmp_path):

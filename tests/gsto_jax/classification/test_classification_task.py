@@ -67,6 +67,8 @@ def test_result_files_are_read_as_written(tmp_path):
         ("loss", "terms", [["dice", 1.0]], r"config\.loss\.terms"),
         ("loss", "class_weights", True, r"config\.loss\.class_weights"),
         ("eval", "scales", [0.5, 1.0], r"config\.eval\.scales"),
+        ("eval", "pad_to", 64, r"config\.eval\.pad_to"),
+        ("loss", "focal_gamma", 1.0, r"config\.loss\.focal_gamma"),
         ("eval", "window", "slide", r"config\.eval\.window"),
         ("optim", "kind", "lamb", r"config\.optim\.nesterov"),
     ],
