@@ -34,8 +34,8 @@ from gsto_jax.runs.trained import load_trained
 from gsto_jax.training.task import Task, normalize
 from modes.sweep import row_name
 
-SHOWN = ("HRNetV2", "GFM", "GFM, open", "GFM, no self gate", "GFM, residual", "GFM, doubled")
-Record = dict[str, Any]
+ROW_LABELS = ("HRNetV2", "GFM", "GFM, open", "GFM, no self gate", "GFM, residual", "GFM, doubled")
+Measures = dict[str, Any]
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8)
     args = parser.parse_args()
     records = []
-    for label in SHOWN:
+    for label in ROW_LABELS:
         for seed in range(args.seeds):
             run = args.folder / str(STEPS) / row_name("+".join(ROWS[label])) / f"seed{seed}"
             if (run / "checkpoints" / str(STEPS)).exists():
@@ -57,12 +57,12 @@ def main() -> None:
                 ]
                 print(f"{label}, seed {seed}", flush=True)
     if not records:
-        sys.exit(f"{args.folder} must have a finished run of {', '.join(SHOWN)}; none is")
+        sys.exit(f"{args.folder} must have a finished run of {', '.join(ROW_LABELS)}; none is")
     write_rows(args.csv, records)
     draw(records, args.figure)
 
 
-def measure(run: Path, num_images: int) -> Iterator[Record]:
+def measure(run: Path, num_images: int) -> Iterator[Measures]:
     """Yields the measures of each gate and branch of a run, before and after training."""
     trained = load_trained(run)
     data = DataConfig(**trained.config["data"])
@@ -91,7 +91,7 @@ def statistics(task: Task, variables: Any, images: np.ndarray) -> Mapping[str, S
     }
 
 
-def draw(records: Sequence[Record], path: str) -> None:
+def draw(records: Sequence[Measures], path: str) -> None:
     """Draws branches by stage above, gates by stage below; dashed before training."""
     figure, axes = plt.subplots(2, 4, figsize=(14, 6.5), layout="constrained")
     for n, panel in enumerate(axes[0]):
@@ -112,9 +112,9 @@ def draw(records: Sequence[Record], path: str) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _draw_panel(panel: Any, records: Sequence[Record], pattern: str, measure_name: str) -> None:
+def _draw_panel(panel: Any, records: Sequence[Measures], pattern: str, measure_name: str) -> None:
     """Draws the mean over maps and seeds at each stage, a line for each row."""
-    for color, row in zip((f"C{n}" for n in range(10)), SHOWN, strict=False):
+    for color, row in zip((f"C{n}" for n in range(10)), ROW_LABELS, strict=False):
         for steps, style in ((0, "--"), (STEPS, "-")):
             values: dict[int, list[float]] = {}
             for record in records:

@@ -2,22 +2,23 @@
 
 import math
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gsto_jax.sweep.results import paired_difference
-from gsto_jax.sweep.statistics import holm, summarize
+from gsto_jax.sweep.statistics import PairedDifference, holm, summarize
 
 SEEDS, MARGIN = 8, 1.0
-"""Planned seeds of a test, and points of the non-inferiority margin."""
+"""Planned seeds of a comparison, and points of the non-inferiority margin."""
 Key = tuple[str, int, float]
 Scores = Mapping[Key, Mapping[int, float]]
 """Mean IoU in percent by (row, steps, learning rate) and seed."""
 
 
 @dataclass(frozen=True)
-class Test:
+class Comparison:
     """A planned comparison of two rows.
 
     Attributes:
@@ -32,21 +33,22 @@ class Test:
 
 
 CAUSE = (
-    Test("H1", "GFM, no self gate", "GFM"),
-    Test("H2", "GFM, open", "GFM"),
-    Test("H3", "GFM, residual", "GFM"),
-    Test("H4", "GFM, doubled", "GFM"),
-    Test("H5", "GFM, gates without weight decay", "GFM"),
-    Test("H6", "GFM", "HRNetV2"),
+    Comparison("H1", "GFM, no self gate", "GFM"),
+    Comparison("H2", "GFM, open", "GFM"),
+    Comparison("H3", "GFM, residual", "GFM"),
+    Comparison("H4", "GFM, doubled", "GFM"),
+    Comparison("H5", "GFM, gates without weight decay", "GFM"),
+    Comparison("H6", "GFM", "HRNetV2"),
 )
 CANDIDATES = (
     "GFM + GTM, no self gate",
     "GFM + GTM, no self gate, open",
     "GFM + GTM, residual",
 )
-SUCCESS = tuple(Test(f"S{n}", row, "HRNetV2") for n, row in enumerate(CANDIDATES, 1))
-NOT_BELOW = tuple(Test(f"N{n}", row, "w/ sup") for n, row in enumerate(CANDIDATES, 1))
+SUCCESS = tuple(Comparison(f"S{n}", row, "HRNetV2") for n, row in enumerate(CANDIDATES, 1))
+NOT_BELOW = tuple(Comparison(f"N{n}", row, "w/ sup") for n, row in enumerate(CANDIDATES, 1))
 RECIPE = (1600, 0.1)
+RATES = (0.05, 0.1, 0.2)
 
 
 def fill_page(page: Path, runs: Sequence[Mapping[str, str]]) -> None:
@@ -60,9 +62,9 @@ def fill_page(page: Path, runs: Sequence[Mapping[str, str]]) -> None:
         "status": _status(runs),
         "cause": _tests(scores, CAUSE),
         "success": _tests(scores, SUCCESS),
-        "not below": _tests(scores, NOT_BELOW),
+        "not below": _noninferiority(scores, NOT_BELOW),
         "rows": _rows(scores, [row for row in rows if (row, *RECIPE) in scores]),
-        "rates": _grid(scores, [(1600, rate) for rate in (0.05, 0.1, 0.2)], "rate {1:g}"),
+        "rates": _grid(scores, [(1600, rate) for rate in RATES], "rate {1:g}"),
         "length": _grid(scores, [(steps, 0.1) for steps in (1600, 4800, 16000)], "{0} steps"),
     }
     text = page.read_text()
@@ -87,23 +89,63 @@ def _status(runs: Sequence[Mapping[str, str]]) -> str:
     )
 
 
-def _tests(scores: Scores, tests: Sequence[Test]) -> str:
-    differences = [
-        paired_difference(scores.get((x.row, *RECIPE), {}), scores.get((x.reference, *RECIPE), {}))
-        for x in tests
-    ]
-    complete = all(x.summary.count == SEEDS for x in differences)
-    corrected = holm([x.p for x in differences]) if complete else [math.nan] * len(tests)
-    lines = [
-        "| | row | compared with | pairs | difference | 95 % interval | p (Holm) |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for test, difference, p in zip(tests, differences, corrected, strict=True):
+def _tests(scores: Scores, comparisons: Sequence[Comparison]) -> str:
+    differences = [_difference(scores, x) for x in comparisons]
+    corrected = [math.nan] * len(comparisons)
+    if _is_complete(differences):
+        corrected = holm([x.p for x in differences])
+    columns = {"p (Holm)": [_number(p, ".4f") for p in corrected]}
+    best = [_best_rate_difference(scores, x) for x in comparisons]
+    if not all(map(math.isnan, best)):
+        columns["difference at best rates"] = [_number(x, "+.1f") for x in best]
+    return _comparison_table(comparisons, differences, columns)
+
+
+def _noninferiority(scores: Scores, comparisons: Sequence[Comparison]) -> str:
+    differences = [_difference(scores, x) for x in comparisons]
+    verdicts = ["-"] * len(comparisons)
+    if _is_complete(differences):
+        verdicts = ["yes" if x.summary.low > -MARGIN else "no" for x in differences]
+    return _comparison_table(comparisons, differences, {"not below": verdicts})
+
+
+def _difference(scores: Scores, comparison: Comparison) -> PairedDifference:
+    row, reference = (
+        scores.get((label, *RECIPE), {}) for label in (comparison.row, comparison.reference)
+    )
+    return paired_difference(row, reference)
+
+
+def _is_complete(differences: Sequence[PairedDifference]) -> bool:
+    return all(x.summary.count == SEEDS for x in differences)
+
+
+def _best_rate_difference(scores: Scores, comparison: Comparison) -> float:
+    """Returns the difference of means with each row at its best rate; NaN without all rates."""
+    best = []
+    for label in (comparison.row, comparison.reference):
+        by_rate = [scores.get((label, RECIPE[0], rate), {}) for rate in RATES]
+        if any(len(values) < SEEDS for values in by_rate):
+            return math.nan
+        best.append(max(statistics.fmean(values.values()) for values in by_rate))
+    return best[0] - best[1]
+
+
+def _comparison_table(
+    comparisons: Sequence[Comparison],
+    differences: Sequence[PairedDifference],
+    columns: Mapping[str, Sequence[str]],
+) -> str:
+    """Returns a table of differences with further columns by heading."""
+    heading = ["", "row", "compared with", "pairs", "difference", "95 % interval", *columns]
+    lines = [f"| {' | '.join(heading)} |", f"|{'---|' * len(heading)}"]
+    rows = zip(comparisons, differences, *columns.values(), strict=True)
+    for comparison, difference, *more in rows:
         change = difference.summary
-        cells = [test.name, test.row, test.reference, str(change.count)]
+        cells = [comparison.name, comparison.row, comparison.reference, str(change.count)]
         cells += [_number(change.mean, "+.1f"), _interval(change.low, change.high, "+.1f")]
-        lines.append(f"| {' | '.join([*cells, _number(p, '.4f')])} |")
-    if not complete:
+        lines.append(f"| {' | '.join([*cells, *more])} |")
+    if not _is_complete(differences):
         lines += ["", f"Partial: tested only with all {SEEDS} seeds."]
     return "\n".join(lines)
 

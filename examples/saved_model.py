@@ -14,6 +14,7 @@ and compares both with the program. It needs this package, and tensorflow for ja
 import argparse
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 from jax.experimental import jax2tf
 
+from gsto_jax.errors import UserError
 from gsto_jax.predict.onnx_export import program_source
 from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.program_source import ProgramSource
@@ -30,7 +32,7 @@ from gsto_jax.runs.trained import load_trained
 
 TOLERANCE = 1e-3  # of the largest value of an output
 
-Arrays = dict[str, np.ndarray]
+NamedArrays = dict[str, np.ndarray]
 
 
 def write_saved_model(
@@ -59,20 +61,20 @@ def write_saved_model(
     tf.saved_model.save(module, path, signatures={"serving_default": module.call})
 
 
-def run_saved_model(path: str, arrays: Arrays) -> Arrays:
+def run_saved_model(path: str, arrays: NamedArrays) -> NamedArrays:
     """Returns the outputs of a SavedModel."""
     call = tf.saved_model.load(path).signatures["serving_default"]
     outputs = call(**{name: tf.constant(x) for name, x in arrays.items()})
     return {name: x.numpy() for name, x in outputs.items()}
 
 
-def run_tflite(model: bytes, arrays: Arrays) -> Arrays:
+def run_tflite(model: bytes, arrays: NamedArrays) -> NamedArrays:
     """Returns the outputs of a LiteRT model."""
     run = tf.lite.Interpreter(model_content=model).get_signature_runner("serving_default")
     return dict(run(**arrays))
 
 
-def compare(name: str, actual: Arrays, expected: Arrays) -> None:
+def compare(name: str, actual: NamedArrays, expected: NamedArrays) -> None:
     """Prints the difference of each output, and exits if it is above TOLERANCE."""
     for output, values in sorted(actual.items()):
         reference = expected[output].astype(np.float64)
@@ -99,11 +101,26 @@ def convert(source: ProgramSource, folder: Path, size: tuple[int, int]) -> None:
     write_saved_model(source, shapes, list(source.outputs), path)
     compare("saved_model", run_saved_model(path, arrays), expected)
 
-    path = str(folder / "saved_model_fixed")
-    write_saved_model(source, fixed, [name for name in source.outputs if name != "labels"], path)
-    model = tf.lite.TFLiteConverter.from_saved_model(path).convert()
+    with tempfile.TemporaryDirectory() as path:
+        outputs = [name for name in source.outputs if name != "labels"]
+        write_saved_model(source, fixed, outputs, path)
+        model = tf.lite.TFLiteConverter.from_saved_model(path).convert()
     (folder / "model.tflite").write_bytes(model)
     compare("model.tflite", run_tflite(model, arrays), expected)
+
+
+def make_predictor(checkpoint: str) -> Predictor | PosePredictor:
+    """Builds the predictor of a checkpoint. Raises UserError for a task without programs."""
+    trained = load_trained(checkpoint)
+    task = trained.task.config.task
+    if task == "segmentation":
+        return Predictor.from_trained(trained)
+    if task == "pose":
+        return PosePredictor(trained)
+    raise UserError(
+        "checkpoint must be of a segmentation or pose network; got "
+        f"{trained.path}, a {task} network, of which there are no programs"
+    )
 
 
 def main() -> None:
@@ -116,10 +133,11 @@ def main() -> None:
     match = re.fullmatch(r"(\d+)x(\d+)", args.size)
     if match is None:
         parser.error(f"--size must be HEIGHTxWIDTH, such as 512x1024; got {args.size!r}")
-    trained = load_trained(args.checkpoint)
-    is_pose = trained.task.config.task == "pose"
-    predictor = PosePredictor(trained) if is_pose else Predictor.from_trained(trained)
-    convert(program_source(predictor), args.folder, (int(match[1]), int(match[2])))
+    try:
+        source = program_source(make_predictor(args.checkpoint))
+    except UserError as error:
+        parser.error(str(error))
+    convert(source, args.folder, (int(match[1]), int(match[2])))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ STOP_SECONDS = 20  # that requests in progress may take after SIGTERM
 MORE_THREADS = 32  # beside --queue, for answers about health and refusals
 TEXT, JSON = "text/plain", "application/json"
 
-Boxes = list[list[str]]
+BoxTexts = list[list[str]]
 Result = np.ndarray | PosePrediction
 
 
@@ -100,7 +100,7 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def parse_boxes(values: Sequence[str] | None) -> Boxes | None:
+def parse_boxes(values: Sequence[str] | None) -> BoxTexts | None:
     """Splits the last value of a query into boxes, whose numbers are not parsed; None for None."""
     if values is None:
         return None
@@ -111,7 +111,7 @@ class Waiting(NamedTuple):
     """An image that waits to be predicted."""
 
     image: np.ndarray
-    boxes: Boxes | None
+    boxes: BoxTexts | None
     result: Future[Result]
     deadline: float
 
@@ -132,7 +132,7 @@ class Batcher:
         self._changed = threading.Condition()
         threading.Thread(target=self._run, daemon=True).start()
 
-    def __call__(self, image: np.ndarray, boxes: Boxes | None) -> Result:
+    def __call__(self, image: np.ndarray, boxes: BoxTexts | None) -> Result:
         """Returns the class indices `h w` uint8, or the poses, of an image `h w c` uint8."""
         result: Future[Result] = Future()
         with self._changed:

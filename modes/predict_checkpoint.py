@@ -98,7 +98,8 @@ def export_program(trained: TrainedModel, args: Any) -> Program:
             )
     with tempfile.TemporaryDirectory() as folder:
         export(predictor, folder, ("onnx",))
-        return replace(load_program(Path(folder) / "model.onnx"), path=trained.path)
+        program = load_program(Path(folder) / "model.onnx")
+    return replace(program, path=trained.path, remedy="Use --runtime=jax")
 
 
 def override_config(trained: TrainedModel, args: Any) -> TrainedModel:

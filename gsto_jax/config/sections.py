@@ -137,7 +137,7 @@ class OptimConfig(Section, prefix="optim", role=OPTIMIZER):
     )
     no_decay: tuple[str, ...] = option(
         (),
-        'Patterns (fnmatch) of parameters or modules without weight decay, such as "*/gate*" '
+        'Patterns (fnmatch) of parameters or modules without weight decay, such as "*/gate[!s]*" '
         "(docs/training.md)",
         expected="a list of patterns, none of them empty",
     )

@@ -73,10 +73,10 @@ class GTM(Composite):
         """
         check_gating(self.gating, self.num_classes)
         if not get_style(self.style).normalized and self.gating in ("supervised", "unsupervised"):
-            return self._paper(branches, train)
-        return self._released(branches, train)
+            return self._gate_concatenation(branches, train)
+        return self._gate_lowest(branches, train)
 
-    def _released(self, branches: Sequence[FeatureMap], train: bool) -> GSTOOutput:
+    def _gate_lowest(self, branches: Sequence[FeatureMap], train: bool) -> GSTOOutput:
         logits, gate, lowest = None, None, branches[-1]
         if self.gating in ("supervised", "head_only"):
             head = SegmentationHead(
@@ -104,7 +104,7 @@ class GTM(Composite):
         down = ConvBN(self.features, 3, stride=2, **self.factories, name="down")
         return GSTOOutput(down(lowest, train), logits, gate)
 
-    def _paper(self, branches: Sequence[FeatureMap], train: bool) -> GSTOOutput:
+    def _gate_concatenation(self, branches: Sequence[FeatureMap], train: bool) -> GSTOOutput:
         concatenated = concatenate_branches(branches, self.align_corners)
         down = StridedConvChain(
             self.features, len(branches), last_relu=True, **self.factories, name="down"

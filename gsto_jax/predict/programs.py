@@ -35,7 +35,7 @@ _INPUTS = {
 _OUTPUTS = {"segmentation": ("labels", "logits"), "pose": ("joints", "scores")}
 
 Arrays = Mapping[str, np.ndarray]
-Run = Callable[[Arrays], dict[str, np.ndarray]]
+RunProgram = Callable[[Arrays], dict[str, np.ndarray]]
 
 
 class ProgramError(UserError):
@@ -52,12 +52,16 @@ class Program:
       description: content of `model.json` (docs/export.md).
       run: maps inputs by name, in the order of `_INPUTS`, to outputs by name; raises the errors of
         the runtime.
+      remedy: what a user may do if the runtime fails.
     """
 
     path: Path
     runtime: str
     description: Mapping[str, Any]
-    run: Run
+    run: RunProgram
+    remedy: str = (
+        "Export it again, use another program of the export, or pass the run as the checkpoint"
+    )
 
     @property
     def task_name(self) -> str:
@@ -93,8 +97,7 @@ class Program:
             arrays = ", ".join(f"{name} {x.dtype} {x.shape}" for name, x in inputs.items())
             raise ProgramError(
                 f"{self.path} fails in {_release(self.runtime)} with {arrays}: {_reason(error)}. "
-                "Export it again, use another program of the export, or pass the run as the "
-                "checkpoint"
+                f"{self.remedy}"
             ) from error
 
     def check_task(self, task: str) -> None:
@@ -163,7 +166,7 @@ def is_out_of_memory(error: Exception) -> bool:
 class _LoadedProgram(NamedTuple):
     """A program in its runtime: dtypes of its inputs, names of its outputs, its own description."""
 
-    run: Run
+    run: RunProgram
     inputs: list[str]
     outputs: list[str]
     description: str | None

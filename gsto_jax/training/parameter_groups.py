@@ -1,4 +1,4 @@
-"""Groups of parameters selected by patterns: frozen, without weight decay, learning-rate factors.
+"""Groups of parameters that patterns select: frozen, without weight decay, with rate factors.
 
 A pattern is matched as in `fnmatch`, case-sensitively, against the path of a parameter, such as
 "stage2_module0/branch0_block0/conv1/kernel", and the paths of the modules that contain it, such as

@@ -126,7 +126,7 @@ def test_pose_networks_refuse_flags_of_labels(tmp_path, network, flag):
 @pytest.mark.skipif(
     not all(map(find_spec, ("onnx", "onnxruntime"))), reason="the extra onnx is not installed"
 )
-def test_a_run_in_onnx_runtime(tmp_path, images, monkeypatch, capsys):
+def test_a_run_in_onnx_runtime(tmp_path, images, network, monkeypatch, capsys):
     """The network is exported first."""
 
     def export(predictor, folder, formats):
@@ -134,7 +134,9 @@ def test_a_run_in_onnx_runtime(tmp_path, images, monkeypatch, capsys):
         write_program(Path(folder) / "model.onnx", describe())
 
     monkeypatch.setattr(predict_checkpoint, "export", export)
-    predict.run(arguments(tmp_path, runtime="onnx", save=["ids"], long_side=70))
+    args = arguments(tmp_path, runtime="onnx", save=["ids"], long_side=70)
+    predict.run(args)
+    assert predict_checkpoint.export_program(network.trained, args).remedy == "Use --runtime=jax"
     assert "checkpoint  run/7" in capsys.readouterr().out
     write_program(tmp_path / "model.onnx", describe())
     predictor = ExportedPredictor.load(tmp_path / "model.onnx")

@@ -100,6 +100,15 @@ def test_no_decay():
         OptimConfig(no_decay=("",))
 
 
+def test_a_pattern_of_gates_alone():
+    gates = [
+        "stage2_module0/fusion/gate0/conv/kernel",
+        "transition2/gtm/gate/cbr0/bn/scale",
+        "context/gates/gate/conv/kernel",
+    ]
+    assert select("*/gate[!s]*", [*gates, "context/gates/predictor/kernel"]) == gates
+
+
 def test_split_and_merge():
     paths = select("head", PATHS)
     rest, selected = split(PARAMS, paths)
