@@ -196,6 +196,22 @@ class Graph:
                 names |= {node.output[0]}
         return nodes
 
+    def sort(self) -> None:
+        """Puts each node behind the nodes whose outputs it or its branches use."""
+        nodes, ready = list(self.graph.node), set[str]()
+        del self.graph.node[:]
+        while nodes:
+            later = []
+            for node in nodes:
+                if any(name in self.producers and name not in ready for name in _inputs(node)):
+                    later.append(node)
+                else:
+                    self.graph.node.append(node)
+                    ready |= set(node.output)
+            if len(later) == len(nodes):
+                raise ValueError(f"the graph has a cycle at {nodes[0].name}")
+            nodes = later
+
     def remove_unused(self) -> None:
         """Removes nodes and constants that nothing uses."""
         uses = Counter(name for node in self.graph.node for name in _inputs(node))

@@ -123,6 +123,8 @@ def to_int8(model_bytes: bytes, inputs: Iterable[Mapping[str, np.ndarray]]) -> b
             calibration_providers=["CPUExecutionProvider"],
         )
         model = onnx.load(target)
+    # The quantizer orders nodes without the values that the branches of an `If` use.
+    Graph(model).sort()
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
