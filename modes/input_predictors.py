@@ -100,7 +100,37 @@ class LabelInputs(InputPredictor):
         return f"{note}; most in {most.path}, {self.unsure[most] / self.pixels[most]:.1%}"
 
 
-class PoseInputs(InputPredictor):
+class CollectingInputs(InputPredictor):
+    """Predicts images, and collects what is predicted by image name in one file.
+
+    Attributes:
+      entries: the predictions of this run.
+      previous: those of earlier runs with the same output folder.
+    """
+
+    def __init__(self, predictor: Any) -> None:
+        self.predictor, self.checkpoint = predictor, predictor.checkpoint
+        self.decode_options = predictor.decode_options
+        self.entries: dict[str, list[dict[str, Any]]] = {}
+        self.previous: dict[str, Any] = {}
+        self._frame_counts = Counter[str]()
+
+    def next_name(self, entry: Input) -> str:
+        """Returns the name of an image, or of the next frame of a video."""
+        number = self._frame_counts[entry.name]
+        self._frame_counts[entry.name] += 1
+        return f"{entry.name}{_FRAME_SEPARATOR}{number:06d}" if entry.is_video else entry.name
+
+    def all_entries(self, failed: Sequence[Input]) -> dict[str, Any]:
+        """Returns the predictions of all runs without failed inputs; {} if this run has none."""
+        for entry in failed:
+            for name in list(self.entries):
+                if name == entry.name or name.startswith(f"{entry.name}{_FRAME_SEPARATOR}"):
+                    del self.entries[name]
+        return self.previous | self.entries if self.entries else {}
+
+
+class PoseInputs(CollectingInputs):
     """Predicts the joints of persons in boxes, and collects them by image name.
 
     Args:
@@ -119,13 +149,9 @@ class PoseInputs(InputPredictor):
         inputs: Sequence[Input],
         boxes: str | None,
     ) -> None:
-        self.predict, self.predictor = predict, predictor
-        self.checkpoint = predictor.checkpoint
-        self.decode_options = predictor.decode_options
+        super().__init__(predictor)
+        self.predict = predict
         self.boxes_of = read_boxes(boxes, inputs, log)
-        self.frame_counts = Counter[str]()
-        self.persons: dict[str, list[dict[str, Any]]] = {}
-        self.previous: dict[str, Any] = {}  # from earlier runs with the same output folder
         self.without_joints: list[str] = []
 
     def write_legend(self, output: Path) -> None:
@@ -142,11 +168,8 @@ class PoseInputs(InputPredictor):
             raise
         except UserError as error:
             raise UserError(f"{entry.path}: {error}") from None
-        name = entry.name
-        if entry.is_video:
-            name += f"{_FRAME_SEPARATOR}{self.frame_counts[entry.name]:06d}"
-        self.frame_counts[entry.name] += 1
-        self.persons[name] = prediction.persons()
+        name = self.next_name(entry)
+        self.entries[name] = prediction.persons()
         for n in prediction.without_joints():
             box = [round(x, 1) for x in prediction.boxes[n].tolist()]
             self.without_joints.append(f"{name} {box}")
@@ -154,19 +177,15 @@ class PoseInputs(InputPredictor):
 
     def write_results(self, output: Path, failed: Sequence[Input]) -> None:
         """Writes `poses.json`, without the inputs that failed."""
-        for entry in failed:
-            for name in list(self.persons):
-                if name == entry.name or name.startswith(f"{entry.name}{_FRAME_SEPARATOR}"):
-                    del self.persons[name]
-        if self.persons:
-            write_poses(output, self.previous | self.persons)
+        if entries := self.all_entries(failed):
+            write_poses(output, entries)
 
     def note(self) -> str | None:
         """Returns a note about persons without joints."""
         return without_joints_note(self.without_joints, self.predictor.visibility_threshold)
 
 
-class ClassInputs(InputPredictor):
+class ClassInputs(CollectingInputs):
     """Predicts the classes of images, and collects them by image name.
 
     Args:
@@ -177,12 +196,8 @@ class ClassInputs(InputPredictor):
     outputs, default_outputs = CLASS_OUTPUTS, ("overlay",)
 
     def __init__(self, predict: Callable[[np.ndarray], ClassPrediction], predictor: Any) -> None:
-        self.predict, self.predictor = predict, predictor
-        self.checkpoint = predictor.checkpoint
-        self.decode_options = predictor.decode_options
-        self.frame_counts = Counter[str]()
-        self.entries: dict[str, list[dict[str, Any]]] = {}
-        self.previous: dict[str, Any] = {}  # from earlier runs with the same output folder
+        super().__init__(predictor)
+        self.predict = predict
 
     def write_legend(self, output: Path) -> None:
         """See `InputPredictor.write_legend`."""
@@ -192,23 +207,13 @@ class ClassInputs(InputPredictor):
     def __call__(self, entry: Input, image: np.ndarray) -> ClassPrediction:
         """See `InputPredictor`."""
         prediction = self.predict(image)
-        name = entry.name
-        if entry.is_video:
-            name += f"{_FRAME_SEPARATOR}{self.frame_counts[entry.name]:06d}"
-        self.frame_counts[entry.name] += 1
-        self.entries[name] = prediction.entries()
+        self.entries[self.next_name(entry)] = prediction.entries()
         return prediction
 
     def write_results(self, output: Path, failed: Sequence[Input]) -> None:
         """Writes `predictions.json`, without the inputs that failed."""
-        names = {entry.name for entry in failed}
-        kept = {
-            name: entries
-            for name, entries in self.entries.items()
-            if name.partition(_FRAME_SEPARATOR)[0] not in names
-        }
-        if kept:
-            write_results(output / _CLASS_RESULTS, self.previous | kept)
+        if entries := self.all_entries(failed):
+            write_results(output / _CLASS_RESULTS, entries)
 
     def note(self) -> str | None:
         """Returns None."""

@@ -4,7 +4,7 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,14 +28,7 @@ def read_mat(data: bytes, variable: str) -> np.ndarray:
       ValueError: no such variable, damaged, or larger than `MAX_TEXT_BYTES`.
     """
     try:
-        plain = _decompress(data)
-        variables = {
-            name: (shape, kind) for name, shape, kind in scipy.io.whosmat(io.BytesIO(plain))
-        }
-        shape, kind = variables[variable]
-        if kind not in _NUMERIC_CLASSES or math.prod(shape) > len(plain):
-            raise ValueError(f"it is {kind} of shape {shape} in {len(plain)} bytes")
-        return np.asarray(scipy.io.loadmat(io.BytesIO(plain), variable_names=[variable])[variable])
+        return _load(data, variable, _NUMERIC_CLASSES)
     except Exception as error:  # scipy raises any exception on a malformed file
         raise ValueError(first_line(error)) from None
 
@@ -47,17 +40,24 @@ def read_structs(data: bytes, variable: str, fields: Sequence[str]) -> list[tupl
       ValueError: no such variable or field, damaged, or larger than `MAX_TEXT_BYTES`.
     """
     try:
-        plain = _decompress(data)
-        shapes = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(io.BytesIO(plain))}
-        shape, kind = shapes[variable]
-        if kind != "struct" or math.prod(shape) > len(plain):
-            raise ValueError(f"it is {kind} of shape {shape} in {len(plain)} bytes")
-        loaded = scipy.io.loadmat(io.BytesIO(plain), variable_names=[variable], squeeze_me=True)
-        structs = np.atleast_1d(loaded[variable])
+        structs = np.atleast_1d(_load(data, variable, {"struct"}, squeeze_me=True))
         columns = [[np.asarray(value).item() for value in structs[field]] for field in fields]
         return list(zip(*columns, strict=True))
     except Exception as error:  # scipy raises any exception on a malformed file
         raise ValueError(first_line(error)) from None
+
+
+def _load(
+    data: bytes, variable: str, kinds: Collection[str], squeeze_me: bool = False
+) -> np.ndarray:
+    """Loads a variable of one of some kinds, whose size the bytes can hold."""
+    plain = _decompress(data)
+    variables = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(io.BytesIO(plain))}
+    shape, kind = variables[variable]
+    if kind not in kinds or math.prod(shape) > len(plain):
+        raise ValueError(f"it is {kind} of shape {shape} in {len(plain)} bytes")
+    loaded = scipy.io.loadmat(io.BytesIO(plain), variable_names=[variable], squeeze_me=squeeze_me)
+    return np.asarray(loaded[variable])
 
 
 def _decompress(data: bytes) -> bytes:

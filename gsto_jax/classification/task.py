@@ -5,26 +5,22 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, UInt8
 
-from gsto_jax.errors import UserError
 from gsto_jax.evaluation.forward import Maps, feature_maps, forward
 from gsto_jax.losses import MicrobatchWeights, classification_supervision
 from gsto_jax.models.base import Outputs
 from gsto_jax.training.hyperparameters import Hyperparameters
 from gsto_jax.training.task import Batch, BatchShapes, Task, normalize
 
-_OTHER_TASKS = {
-    "eval": ("scales", "window", "pad", "pad_to", "score", "absent"),
-    "loss": (
-        *("terms", "head_terms", "class_weights", "ohem_threshold", "ohem_min_kept"),
-        "focal_gamma",
-    ),
-}
-"""Options of each section that only other tasks have."""
+_OTHER_EVAL_OPTIONS = ("scales", "window", "pad", "pad_to", "score", "absent")
+_OTHER_LOSS_OPTIONS = (
+    *("terms", "head_terms", "class_weights", "ohem_threshold", "ohem_min_kept"),
+    "focal_gamma",
+)
+"""Options that only other tasks have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +40,10 @@ class ClassificationTask(Task):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
-        options = [
-            (section, option) for section in _OTHER_TASKS for option in _OTHER_TASKS[section]
-        ]
-        for name, option in options:
-            section = getattr(self.config, name)
-            default = type(section).__dataclass_fields__[option].default
-            value = getattr(section, option)
-            if value != default:
-                raise UserError(
-                    f"config.{name}.{option} must be {default!r} for a classification task; "
-                    f"got {value!r}"
-                )
+        for option in _OTHER_EVAL_OPTIONS:
+            self.config.eval.require_default(option, "for a classification task")
+        for option in _OTHER_LOSS_OPTIONS:
+            self.config.loss.require_default(option, "for a classification task")
         super().__post_init__()
 
     def abstract_batch(self, batch_size: int, size: Sequence[int], step: str) -> BatchShapes:
@@ -81,11 +69,6 @@ class ClassificationTask(Task):
             microbatch_weights=microbatch_weights,
             hyperparameters=None if hyperparameters is None else hyperparameters.loss,
         )
-
-    def microbatch_weights(self, microbatches: Batch) -> MicrobatchWeights:
-        """See `Task.microbatch_weights`; all weights are equal."""
-        equal = jnp.full(len(microbatches["image"]), 1 / len(microbatches["image"]))
-        return equal, equal
 
 
 def probability_step(

@@ -115,6 +115,16 @@ class Section:
             value = getattr(self, name) if value is None else value
             raise self.error(f"{self._full_name(name)} must be {expected}; got {_shorten(value)}")
 
+    def require_default(self, name: str, context: str) -> None:
+        """Raises the section's error if an option differs from its default.
+
+        Args:
+          name: name of the option.
+          context: where the option has no effect, such as "for a pose task".
+        """
+        default = type(self).__dataclass_fields__[name].default
+        self.require(getattr(self, name) == default, name, f"{default!r}, its default, {context}")
+
     def _full_name(self, name: str) -> str:
         return ".".join(filter(None, ("config", self.prefix, name)))
 

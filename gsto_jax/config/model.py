@@ -91,9 +91,7 @@ class HRNetConfig(Section, prefix="model.hrnet", role=MODEL):
         _ = self.attention_spec
         for field in dataclasses.fields(self):
             if field.name.startswith("ocr_") and self.head != "ocr":
-                expected = f"{field.default!r}, its default, with model.hrnet.head={self.head}"
-                is_default = getattr(self, field.name) == field.default
-                self.require(is_default, field.name, expected)
+                self.require_default(field.name, f"with model.hrnet.head={self.head}")
 
     @property
     def gsto(self) -> "GSTOSpec":
@@ -207,8 +205,7 @@ class ModelConfig(Section, prefix="model", role=MODEL):
         self.require(all(self.freeze), "freeze", "a list of patterns, none of them empty")
         unused = self.hrnet if self.is_context_net else self.context_net
         for field in dataclasses.fields(unused):
-            expected = f"{field.default!r}, its default, with model.variant={self.variant}"
-            unused.require(getattr(unused, field.name) == field.default, field.name, expected)
+            unused.require_default(field.name, f"with model.variant={self.variant}")
         self.require(
             self.dtype != "float64" or self.compute_dtype == "float64",
             "dtype",

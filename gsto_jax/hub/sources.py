@@ -11,7 +11,7 @@ from gsto_jax.hub.folder import StoredNetwork, read_stored_network
 from gsto_jax.hub.names import differences, find_name, task_of
 from gsto_jax.runs.initialization import is_run, read_first
 from gsto_jax.storage import to_path
-from gsto_jax.weights import AUTO, LoadResult, import_weights, option_notes, transfer
+from gsto_jax.weights import AUTO, LoadResult, import_weights, option_notes, transfer_network
 from gsto_jax.weights.coverage import coverage_lines
 
 
@@ -73,11 +73,10 @@ def load_network(
     Raises:
       UserError: the body of the network is another one.
     """
-    same_task = source.task == task_of(name)
-    kind = "joints" if source.task == "pose" else "classes"
-    outputs = kind if same_task else "outputs"
     try:
-        result = transfer(source.variables, variables, outputs=outputs, keep_heads=same_task)
+        result = transfer_network(
+            source.variables, variables, source_task=source.task, task=task_of(name)
+        )
     except UserError as error:
         raise UserError(
             f"weights must be of a network with the same body as {name}; got {source.path} of "

@@ -46,17 +46,10 @@ class PoseTask(Task):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("flip_pairs", "skeleton"):
             object.__setattr__(self, name, tuple(map(tuple, getattr(self, name))))
-        ce: Any = (("ce", 1.0),)
-        for field, value, default in (
-            ("eval.scales", self.config.eval.scales, (1.0,)),
-            ("eval.window", self.config.eval.window, "whole"),
-            ("loss.terms", self.config.loss.terms, ce),
-            ("loss.head_terms", self.config.loss.head_terms, ce),
-            ("loss.label_smoothing", self.config.loss.label_smoothing, 0.0),
-            ("loss.class_weights", self.config.loss.class_weights, False),
-        ):
-            if value != default:
-                raise UserError(f"{field} must be {default!r} for a pose task; got {value!r}")
+        for option in ("scales", "window"):
+            self.config.eval.require_default(option, "for a pose task")
+        for option in ("terms", "head_terms", "label_smoothing", "class_weights"):
+            self.config.loss.require_default(option, "for a pose task")
         if self.config.model.is_context_net:
             raise UserError(
                 f"config.model.variant must be an HRNet for a pose task; got "
@@ -123,11 +116,6 @@ class PoseTask(Task):
             heatmap=(heatmap[0], heatmap[1]),
             sigma=self.config.pose.sigma,
         )
-
-    def microbatch_weights(self, microbatches: Batch) -> MicrobatchWeights:
-        """See `Task.microbatch_weights`; all weights are equal."""
-        equal = jnp.full(len(microbatches["image"]), 1 / len(microbatches["image"]))
-        return equal, equal
 
 
 def heatmap_step(

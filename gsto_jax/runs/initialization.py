@@ -20,7 +20,7 @@ from gsto_jax.runs.guarded_reading import DamagedError, read_guarded, single_pro
 from gsto_jax.storage import is_folder, to_path
 from gsto_jax.training.parameter_groups import Frozen
 from gsto_jax.training.task import Task
-from gsto_jax.weights import AUTO, LoadResult, import_weights, option_notes, transfer
+from gsto_jax.weights import AUTO, LoadResult, import_weights, option_notes, transfer_network
 from gsto_jax.weights.coverage import coverage_lines
 from gsto_jax.weights.hub_config import read_hub_folder
 from gsto_jax.weights.import_export import sha256_of
@@ -140,14 +140,9 @@ def _read_hub_folder(path: Path) -> _Source | None:
 
 
 def _load_network(source: _Source, config: Record, variables: Any) -> InitialWeights:
-    same_task = source.task == config["task"]
-    kind = "joints" if source.task == "pose" else "classes"
     try:
-        result = transfer(
-            source.variables,
-            variables,
-            outputs=kind if same_task else "outputs",
-            keep_heads=same_task,
+        result = transfer_network(
+            source.variables, variables, source_task=source.task, task=config["task"]
         )
     except UserError as error:
         variants = (source.options.get("model.variant"), config["model"]["variant"])

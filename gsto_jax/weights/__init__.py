@@ -19,7 +19,7 @@ from gsto_jax.weights.formats import (
 )
 from gsto_jax.weights.import_export import ImportedWeights, export_weights, import_weights
 from gsto_jax.weights.prefixes import AUTO, locate_network
-from gsto_jax.weights.transfer import transfer
+from gsto_jax.weights.transfer import transfer, transfer_network
 
 __all__ = [
     "AUTO",
@@ -46,4 +46,5 @@ __all__ = [
     "read_state_dict",
     "to_state_dict",
     "transfer",
+    "transfer_network",
 ]

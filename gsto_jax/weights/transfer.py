@@ -24,6 +24,25 @@ from gsto_jax.weights.input_channels import describe_fit, fit_input_channels, is
 Shapes = Mapping[LeafPath, tuple[int, ...]]
 
 
+def transfer_network(
+    source: Variables, variables: Variables, *, source_task: str, task: str
+) -> LoadResult:
+    """Loads variables from those of a network of any task; heads are kept within a task.
+
+    Args:
+      source: Variables of the other network, as arrays.
+      variables: Variables of the network; arrays that start fresh keep their values.
+      source_task: Task of the other network.
+      task: Task of the network.
+
+    Raises:
+      UserError: An array of the body is missing or has another shape.
+    """
+    if source_task != task:
+        return transfer(source, variables, outputs="outputs", keep_heads=False)
+    return transfer(source, variables, outputs="joints" if task == "pose" else "classes")
+
+
 def transfer(
     source: Variables, variables: Variables, *, outputs: str = "classes", keep_heads: bool = True
 ) -> LoadResult:
