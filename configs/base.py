@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from data_pipelines.config import DataConfig
+from data_pipelines.keypoints import KeypointTable
 from gsto_jax.config import Config, Section, iter_options
 
 PREPARED = "~/gsto_data"
@@ -98,6 +99,14 @@ def set_prepared(config: ConfigDict, name: str) -> None:
     config.data.source = "tfds"
     config.data.root = PREPARED
     config.data.name = name
+
+
+def set_keypoints(config: ConfigDict, table: KeypointTable) -> None:
+    """Uses a prepared dataset of persons with these joints."""
+    set_prepared(config, table.name)
+    for name, value in vars(table).items():
+        if name != "name":
+            config.data.keypoints[name] = value
 
 
 def _set_batch(config: ConfigDict, value: str) -> None:

@@ -15,13 +15,17 @@ from data_pipelines.keypoints import COCO_KEYPOINTS
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the config; `:baseline` is HRNet; `:256x192` sets the size of the crops."""
+    """Returns the config.
+
+    `:baseline` is HRNet; `:256x192` sets the size of the crops; `:published` augments as HRNet's
+    published code does.
+    """
     config = base.get_config()
     config.name = "coco_pose_w32"
     config.model.variant = "w32"
     set_coco(config)
     config.train.batch_size = 128
-    return base.apply_arguments(config, arg, {"256x192": set_256x192})
+    return base.apply_arguments(config, arg, ARGUMENTS)
 
 
 def set_coco(config: ConfigDict) -> None:
@@ -40,13 +44,15 @@ def set_coco(config: ConfigDict) -> None:
     config.eval.sample_images = 64
     config.pose.sigma = 3.0
 
-    base.set_prepared(config, COCO_KEYPOINTS.name)
+    base.set_keypoints(config, COCO_KEYPOINTS)
     config.data.orientation = "stored"  # as published: annotations refer to the stored pixels
     config.data.crop = (384, 288)
-    config.data.keypoints.names = COCO_KEYPOINTS.names
-    config.data.keypoints.flip_pairs = COCO_KEYPOINTS.flip_pairs
-    config.data.keypoints.skeleton = COCO_KEYPOINTS.skeleton
-    config.data.keypoints.sigmas = COCO_KEYPOINTS.sigmas
+
+
+def set_published_augmentation(config: ConfigDict) -> None:
+    """Augments as HRNet's published code does: three of ten crops are of half bodies."""
+    config.name += "-published"
+    config.data.keypoints.half_body = 0.3
 
 
 def set_256x192(config: ConfigDict) -> None:
@@ -54,3 +60,7 @@ def set_256x192(config: ConfigDict) -> None:
     config.name += "-256x192"
     config.data.crop = (256, 192)
     config.pose.sigma = 2.0
+
+
+ARGUMENTS = {"256x192": set_256x192, "published": set_published_augmentation}
+"""Arguments of the COCO configs."""

@@ -11,14 +11,14 @@ contents; for test-dev `image_info_test2017.zip` and `test2017.zip` too.
 from ml_collections import ConfigDict
 
 from configs import base
-from configs.coco_pose_w32 import set_256x192, set_coco
+from configs.coco_pose_w32 import ARGUMENTS, set_coco
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the config; `:baseline` is HRNet; `:256x192` sets the size of the crops."""
+    """Returns the config; its arguments are those of `coco_pose_w32.py`."""
     config = base.get_config()
     config.name = "coco_pose_w48"
     config.model.variant = "w48"
     set_coco(config)
     config.train.batch_size = 80
-    return base.apply_arguments(config, arg, {"256x192": set_256x192})
+    return base.apply_arguments(config, arg, ARGUMENTS)

@@ -13,6 +13,8 @@ class KeypointTable:
       flip_pairs: pairs of joints (left, right) to swap in a flipped image.
       skeleton: pairs of joints to connect by a line in drawings.
       sigmas: OKS standard deviation of each joint, relative to the person's scale.
+      upper_body: joints of the upper body, for crops of half bodies.
+      lower_body: joints of the lower body.
     """
 
     name: str
@@ -20,6 +22,8 @@ class KeypointTable:
     flip_pairs: tuple[tuple[int, int], ...]
     skeleton: tuple[tuple[int, int], ...]
     sigmas: tuple[float, ...]
+    upper_body: tuple[int, ...]
+    lower_body: tuple[int, ...]
 
 
 COCO_KEYPOINTS = KeypointTable(
@@ -39,4 +43,6 @@ COCO_KEYPOINTS = KeypointTable(
         *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072),
         *(0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
     ),
+    upper_body=tuple(range(11)),
+    lower_body=tuple(range(11, 17)),
 )

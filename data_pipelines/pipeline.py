@@ -137,13 +137,17 @@ def augmentation(config: DataConfig) -> RandomScaleCropFlip | PersonCrop | Rando
             crop=config.crop, area=crops.area, aspect=crops.aspect, flip=config.flip
         )
     if config.keypoints is not None:
+        keypoints = config.keypoints
         return PersonCrop(
             crop=config.crop,
-            padding=config.keypoints.padding,
-            rotation=config.keypoints.rotation,
-            scale=config.keypoints.scale,
+            padding=keypoints.padding,
+            rotation=keypoints.rotation,
+            scale=keypoints.scale,
             flip=config.flip,
-            flip_pairs=config.keypoints.flip_pairs,
+            flip_pairs=keypoints.flip_pairs,
+            half_body=keypoints.half_body,
+            upper_body=keypoints.upper_body,
+            lower_body=keypoints.lower_body,
         )
     return RandomScaleCropFlip(
         crop=config.crop,

@@ -9,6 +9,9 @@ import numpy as np
 
 from gsto_jax.image_files import box_to_frame, frame_to_crop
 
+_MIN_HALF_BODY_JOINTS = 8  # half bodies are cropped of persons with more labeled joints
+_HALF_BODY_PADDING = 1.5
+
 
 @dataclass(frozen=True, kw_only=True)
 class PersonCrop(grain.transforms.RandomMap):
@@ -24,6 +27,10 @@ class PersonCrop(grain.transforms.RandomMap):
       scale: the crop's size is multiplied by a factor uniform in 1 - scale .. 1 + scale.
       flip: flips left to right with probability 0.5.
       flip_pairs: pairs of joints (left, right) to swap in a flipped image.
+      half_body: probability that a person with more than 8 labeled joints is cropped to the upper
+        or the lower body, about its labeled joints with 1.5 as padding.
+      upper_body: joints of the upper body.
+      lower_body: joints of the lower body.
     """
 
     crop: tuple[int, int]
@@ -32,6 +39,9 @@ class PersonCrop(grain.transforms.RandomMap):
     scale: float = 0.0
     flip: bool = False
     flip_pairs: tuple[tuple[int, int], ...] = ()
+    half_body: float = 0.0
+    upper_body: tuple[int, ...] = ()
+    lower_body: tuple[int, ...] = ()
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Transforms an example of a `PersonSource`.
@@ -43,11 +53,12 @@ class PersonCrop(grain.transforms.RandomMap):
           person_id and index unchanged; augment_seed uint32.
         """
         center, frame = box_to_frame(element["box"], self.crop, self.padding)
+        joints, visible = element["joints"].astype(np.float64), element["visible"]
+        middle, size = self._half_frame(joints, visible > 0, rng) or (center, frame)
         factor = 1 + self.scale * rng.uniform(-1, 1)
         matrix = frame_to_crop(
-            center, frame[0] * factor, self.rotation * rng.uniform(-1, 1), self.crop
+            middle, size[0] * factor, self.rotation * rng.uniform(-1, 1), self.crop
         )
-        joints, visible = element["joints"].astype(np.float64), element["visible"]
         if self.flip and rng.integers(2):
             # About w / 2, not (w - 1) / 2: the center stays in place, as in the published recipe.
             matrix = matrix * [[-1], [1]] + [[0, 0, self.crop[1]], [0, 0, 0]]
@@ -73,3 +84,22 @@ class PersonCrop(grain.transforms.RandomMap):
             "index": np.int32(element["index"]),
             "augment_seed": np.uint32(rng.integers(2**32)),
         }
+
+    def _half_frame(
+        self, joints: np.ndarray, labeled: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Returns center and size of a frame around half of a body; None for the whole person."""
+        if not self.half_body or labeled.sum() <= _MIN_HALF_BODY_JOINTS:
+            return None
+        if rng.random() >= self.half_body:
+            return None
+        upper, lower = (
+            [n for n in half if labeled[n]] for half in (self.upper_body, self.lower_body)
+        )
+        prefers_upper = rng.normal() < 0.5  # 69 %, as published
+        half = upper if (prefers_upper and len(upper) > 2) or len(lower) <= 2 else lower
+        if len(half) < 2:
+            return None
+        low, high = joints[half].min(0), joints[half].max(0)
+        _, frame = box_to_frame((*low, *(high - low)), self.crop, _HALF_BODY_PADDING)
+        return joints[half].mean(0), frame

@@ -106,6 +106,8 @@ def test_coco_table():
         assert names[0].replace("left", "right") == names[1]
         assert COCO_KEYPOINTS.sigmas[left] == COCO_KEYPOINTS.sigmas[right]
     assert sum(COCO_KEYPOINTS.sigmas) == pytest.approx(1.138)
+    halves = [*COCO_KEYPOINTS.upper_body, *COCO_KEYPOINTS.lower_body]
+    assert halves == [*range(17)] and COCO_KEYPOINTS.names[11] == "left_hip"
 
 
 @pytest.mark.parametrize(
@@ -117,8 +119,62 @@ def test_coco_table():
         ("rotation", 200),
         ("scale", 1.0),
         ("names", "ab"),
+        ("half_body", 1.5),
+        ("upper_body", (2,)),
     ],
 )
 def test_wrong_keypoints(field, value):
     with pytest.raises(DataError, match=rf"keypoints\.{field}\b"):
         Keypoints(**{"names": ("a", "b"), "sigmas": (0.1, 0.1), field: value})
+
+
+def standing_person(num_visible=17):
+    """Returns a person whose upper body is left of x = 50 and whose lower body is right of it."""
+    x = np.r_[np.linspace(10, 40, 11), np.linspace(70, 90, 6)]
+    y = np.r_[np.linspace(10, 30, 11), np.linspace(40, 80, 6)]
+    visible = (np.arange(17) < num_visible).astype(float).tolist()
+    image = np.zeros((100, 120, 3), np.uint8)
+    return person(image, np.stack([x, y], -1), [5, 5, 90, 80], visible), x, y
+
+
+def half_body_crop(**changes):
+    table = COCO_KEYPOINTS
+    halves = {"upper_body": table.upper_body, "lower_body": table.lower_body}
+    return PersonCrop(**{"crop": (80, 60), "half_body": 0.3, **halves, **changes})
+
+
+def test_half_bodies():
+    """Frames, computed here from the joints, and how often each is chosen."""
+    element, x, y = standing_person()
+    whole = half_body_crop(half_body=0).random_map(element, np.random.default_rng(0))["joints"]
+    frames = {}
+    for name, half in (("upper", slice(0, 11)), ("lower", slice(11, 17))):
+        width = 1.5 * max(np.ptp(x[half]), np.ptp(y[half]) * 60 / 80)
+        moved = np.stack([x - x[half].mean(), y - y[half].mean()], -1)
+        frames[name] = moved * 60 / width + [30, 40]
+    counts = dict.fromkeys((*frames, "whole"), 0)
+    crop = half_body_crop()
+    for seed in range(2000):
+        joints = crop.random_map(element, np.random.default_rng(seed))["joints"]
+        (name,) = [k for k, v in (frames | {"whole": whole}).items() if np.allclose(v, joints)]
+        counts[name] += 1
+    assert abs(counts["whole"] / 2000 - 0.7) < 0.04
+    # P(z < 0.5) of a standard normal variable is 0.6915.
+    assert abs(counts["upper"] / (2000 - counts["whole"]) - 0.6915) < 0.06
+
+
+@pytest.mark.parametrize("num_visible", [8, 9])
+def test_half_bodies_need_more_than_8_labeled_joints(num_visible):
+    """Of 9 labeled joints none is of the lower body: the upper body is cropped."""
+    element, *_ = standing_person(num_visible)
+    joints = half_body_crop(half_body=1).random_map(element, np.random.default_rng(0))["joints"]
+    is_centered = abs(joints[:num_visible, 0].mean() - 30) < 1e-3
+    assert is_centered == (num_visible > 8)
+
+
+def test_half_bodies_of_few_joints():
+    """Nine labeled joints, none of which belongs to a half: the whole person is cropped."""
+    element, *_ = standing_person(9)
+    crops = [half_body_crop(half_body=p, upper_body=(10,), lower_body=(16,)) for p in (0, 1)]
+    joints = [crop.random_map(element, np.random.default_rng(0))["joints"] for crop in crops]
+    np.testing.assert_array_equal(*joints)
