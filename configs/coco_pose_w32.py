@@ -50,9 +50,10 @@ def set_coco(config: ConfigDict) -> None:
 
 
 def set_published_augmentation(config: ConfigDict) -> None:
-    """Augments as HRNet's published code does: three of ten crops are of half bodies."""
+    """Augments as HRNet's published code does: half bodies, normal rotations and scales."""
     config.name += "-published"
     config.data.keypoints.half_body = 0.3
+    config.data.keypoints.distribution = "normal"
 
 
 def set_256x192(config: ConfigDict) -> None:

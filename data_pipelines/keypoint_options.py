@@ -8,6 +8,11 @@ from gsto_jax.config.fields import DATA, RUNTIME, Section, option
 
 IdPairs = tuple[tuple[int, int], ...]
 Ids = tuple[int, ...]
+DISTRIBUTIONS = {
+    "uniform": "uniform up to the maxima, as in the configs here unless :published",
+    "normal": "as in HRNet's published code: normal, with rotation and scale as standard"
+    " deviations; scales are clipped at one, rotations at two; four of ten persons are not rotated",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +34,18 @@ class Keypoints(Section, prefix="data.keypoints", role=DATA, error=DataError):
         le=10,
     )
     rotation: float = option(
-        45.0, "Training: maximum rotation in degrees, in both directions", ge=0, le=180
+        45.0,
+        "Training: maximum rotation in degrees, in both directions; see distribution",
+        ge=0,
+        le=180,
     )
     scale: float = option(
         0.35, "Training: the crop's size is multiplied by 1 - scale to 1 + scale", ge=0, le=0.99
+    )
+    distribution: str = option(
+        "uniform",
+        "Training: distribution of rotation and scale",
+        choices=DISTRIBUTIONS,
     )
     half_body: float = option(
         0.0,

@@ -143,6 +143,7 @@ def augmentation(config: DataConfig) -> RandomScaleCropFlip | PersonCrop | Rando
             padding=keypoints.padding,
             rotation=keypoints.rotation,
             scale=keypoints.scale,
+            distribution=keypoints.distribution,
             flip=config.flip,
             flip_pairs=keypoints.flip_pairs,
             half_body=keypoints.half_body,

@@ -11,6 +11,7 @@ from gsto_jax.image_files import box_to_frame, frame_to_crop
 
 _MIN_HALF_BODY_JOINTS = 8  # half bodies are cropped of persons with more labeled joints
 _HALF_BODY_PADDING = 1.5
+_ROTATED_FRACTION = 0.6  # of persons, with normal distributions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +24,9 @@ class PersonCrop(grain.transforms.RandomMap):
     Attributes:
       crop: (h, w) of the result in pixels.
       padding: size of the crop relative to the person's box.
-      rotation: maximum rotation in degrees, uniform in both directions.
-      scale: the crop's size is multiplied by a factor uniform in 1 - scale .. 1 + scale.
+      rotation: in degrees; the maximum in both directions, or the standard deviation.
+      scale: the crop's size is multiplied by a factor in 1 - scale .. 1 + scale.
+      distribution: of rotation and scale, see `data_pipelines.keypoint_options.DISTRIBUTIONS`.
       flip: flips left to right with probability 0.5.
       flip_pairs: pairs of joints (left, right) to swap in a flipped image.
       half_body: probability that a person with more than 8 labeled joints is cropped to the upper
@@ -37,6 +39,7 @@ class PersonCrop(grain.transforms.RandomMap):
     padding: float = 1.25
     rotation: float = 0.0
     scale: float = 0.0
+    distribution: str = "uniform"
     flip: bool = False
     flip_pairs: tuple[tuple[int, int], ...] = ()
     half_body: float = 0.0
@@ -55,10 +58,8 @@ class PersonCrop(grain.transforms.RandomMap):
         center, frame = box_to_frame(element["box"], self.crop, self.padding)
         joints, visible = element["joints"].astype(np.float64), element["visible"]
         middle, size = self._half_frame(joints, visible > 0, rng) or (center, frame)
-        factor = 1 + self.scale * rng.uniform(-1, 1)
-        matrix = frame_to_crop(
-            middle, size[0] * factor, self.rotation * rng.uniform(-1, 1), self.crop
-        )
+        factor, rotation = self._draw(rng)
+        matrix = frame_to_crop(middle, size[0] * factor, rotation, self.crop)
         if self.flip and rng.integers(2):
             # About w / 2, not (w - 1) / 2: the center stays in place, as in the published recipe.
             matrix = matrix * [[-1], [1]] + [[0, 0, self.crop[1]], [0, 0, 0]]
@@ -84,6 +85,15 @@ class PersonCrop(grain.transforms.RandomMap):
             "index": np.int32(element["index"]),
             "augment_seed": np.uint32(rng.integers(2**32)),
         }
+
+    def _draw(self, rng: np.random.Generator) -> tuple[float, float]:
+        """Returns a factor of the crop's size and a rotation in degrees."""
+        if self.distribution == "uniform":
+            return 1 + self.scale * rng.uniform(-1, 1), self.rotation * rng.uniform(-1, 1)
+        factor = 1 + self.scale * np.clip(rng.normal(), -1, 1)
+        is_rotated = rng.random() < _ROTATED_FRACTION
+        rotation = self.rotation * np.clip(rng.normal(), -2, 2)
+        return factor, rotation if is_rotated else 0.0
 
     def _half_frame(
         self, joints: np.ndarray, labeled: np.ndarray, rng: np.random.Generator

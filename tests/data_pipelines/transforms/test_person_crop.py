@@ -120,6 +120,7 @@ def test_coco_table():
         ("scale", 1.0),
         ("names", "ab"),
         ("half_body", 1.5),
+        ("distribution", "gaussian"),
         ("upper_body", (2,)),
     ],
 )
@@ -178,3 +179,21 @@ def test_half_bodies_of_few_joints():
     crops = [half_body_crop(half_body=p, upper_body=(10,), lower_body=(16,)) for p in (0, 1)]
     joints = [crop.random_map(element, np.random.default_rng(0))["joints"] for crop in crops]
     np.testing.assert_array_equal(*joints)
+
+
+def test_normal_distributions():
+    """Factors and angles of the maps that a crop applies, against those of the published recipe."""
+    joints = [[60.0, 50.0], [70.0, 50.0], [60.0, 60.0]]
+    element = person(np.zeros((100, 120, 3), np.uint8), joints, box=[30, 10, 60, 80])
+    crop = PersonCrop(crop=(80, 60), padding=1, rotation=30, scale=0.25, distribution="normal")
+    out = [crop.random_map(element, np.random.default_rng(n))["joints"] for n in range(3000)]
+    (x, y) = np.transpose([one[1] - one[0] for one in out])
+    angles, factors = np.rad2deg(np.arctan2(-y, x)), 10 / np.hypot(x, y)
+    assert np.mean(np.abs(angles) < 1e-3) == pytest.approx(0.4, abs=0.03)
+    rotated = angles[np.abs(angles) > 1e-3]
+    # Of a standard normal variable z, P(|z| > 2) = 0.0455 and P(|z| > 1) = 0.3173.
+    assert np.abs(rotated).max() == pytest.approx(60, abs=0.01)
+    assert np.mean(np.abs(rotated) > 59.99) == pytest.approx(0.0455, abs=0.015)
+    assert np.mean(np.abs(rotated) > 30) == pytest.approx(0.3173, abs=0.03)
+    assert (factors.min(), factors.max()) == pytest.approx((0.75, 1.25), abs=1e-4)
+    assert np.mean(np.abs(factors - 1) > 0.2499) == pytest.approx(0.3173, abs=0.03)
