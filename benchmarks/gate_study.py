@@ -1,12 +1,12 @@
 """Trains and reports the study of docs/gates.md: forms of the gates on synthetic scenes.
 
-    python benchmarks/gate_study.py train DIR --tables=main
-    python benchmarks/gate_study.py collect DIR benchmarks/gate_study_x86_64_jax0.10.2.csv
-    python benchmarks/gate_study.py report benchmarks/gate_study_x86_64_jax0.10.2.csv
+    python benchmarks/gate_study.py train DIR CSV --tables=main
+    python benchmarks/gate_study.py collect DIR CSV
+    python benchmarks/gate_study.py report CSV
 
-`train` calls `--mode=sweep` for one table after the other, one run at a time and seed by seed. The
-same command continues what SIGTERM interrupted. `collect` writes the finished runs, also while
-others train, and `report` fills the tables of docs/gates.md.
+`train` calls `--mode=sweep` for one seed of one table after the other, one run at a time, without
+the runs that the CSV has. The same command continues what SIGTERM interrupted. `collect` adds the
+finished runs to the CSV, also while others train, and `report` fills the tables of docs/gates.md.
 """
 
 import argparse
@@ -14,10 +14,10 @@ import csv
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -67,6 +67,15 @@ RATES = (0.05, 0.2)
 """Learning rates besides that of the recipe, 0.1."""
 
 
+class RunKey(NamedTuple):
+    """What distinguishes a run from the others: label, length, rate and seed."""
+
+    row: str
+    steps: int
+    learning_rate: float
+    seed: int
+
+
 @dataclass(frozen=True)
 class Table:
     """Runs of a table.
@@ -111,32 +120,60 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("train", "collect"):
         commands.add_parser(name).add_argument("folder", type=Path)
+    commands.add_parser("report")
+    for command in commands.choices.values():
+        command.add_argument("csv", type=Path)
     commands.choices["train"].add_argument("--tables", default="main", help=", ".join(TABLES))
-    commands.choices["collect"].add_argument("csv", type=Path)
-    commands.add_parser("report").add_argument("csv", type=Path)
     args = parser.parse_args()
+    runs = read_runs(args.csv)
     if args.command == "train":
-        sys.exit(train(args.folder.absolute(), args.tables.split(",")))
+        sys.exit(train(args.folder.absolute(), args.tables.split(","), runs))
     elif args.command == "collect":
-        runs = list(collect(args.folder))
+        runs |= collect(args.folder)
         if not runs:
             sys.exit(f"{args.folder} must have a finished run; none of its runs is")
-        write_rows(args.csv, runs)
+        write_rows(args.csv, [runs[key] for key in all_runs() if key in runs])
     else:
-        with args.csv.open() as file:
-            fill_page(ROOT / "docs" / "gates.md", list(csv.DictReader(file)))
+        fill_page(ROOT / "docs" / "gates.md", list(runs.values()))
 
 
-def train(folder: Path, names: Iterable[str]) -> int:
+def all_runs() -> Iterable[RunKey]:
+    """Yields the key of each run of the study, in the order of the CSV."""
+    for table in TABLES.values():
+        for seed in range(table.seeds):
+            for label, rate in table.sweep_rows:
+                yield RunKey(label, table.steps, rate or 0.1, seed)
+
+
+def read_runs(path: Path) -> dict[RunKey, Mapping[str, Any]]:
+    """Returns the lines of a CSV of `collect`; none if the file does not exist."""
+    if not path.exists():
+        return {}
+    with path.open() as file:
+        return {
+            RunKey(x["row"], int(x["steps"]), float(x["learning_rate"]), int(x["seed"])): x
+            for x in csv.DictReader(file)
+        }
+
+
+def train(folder: Path, names: Iterable[str], finished: Container[RunKey]) -> int:
     """Trains the runs of tables that are not finished; returns the exit status."""
-    for name in names:
-        table = TABLES[name]
+    for table, seed in [
+        (TABLES[name], seed) for name in names for seed in range(TABLES[name].seeds)
+    ]:
+        rows = [
+            text
+            for (label, rate), text in table.sweep_rows.items()
+            if RunKey(label, table.steps, rate or 0.1, seed) not in finished
+        ]
+        if not rows:
+            continue
         command = [
             *(sys.executable, str(ROOT / "main.py"), "--mode=sweep"),
             "--config=configs/ablation.py:data=scenes,mini",
             f"--workdir={folder / str(table.steps)}",
-            f"--rows={','.join(table.sweep_rows.values())}",
-            f"--seeds={table.seeds}",
+            f"--rows={','.join(rows)}",
+            f"--seeds={seed},",
             "--jobs=1",
             f"--config.train.steps={table.steps}",
             *("--config.eval.sample_images=0", "--config.eval.feature_images=0"),
@@ -150,31 +187,28 @@ def train(folder: Path, names: Iterable[str]) -> int:
     return 0
 
 
-def collect(folder: Path) -> Iterable[dict[str, Any]]:
-    """Yields a CSV line for each finished run."""
+def collect(folder: Path) -> dict[RunKey, Mapping[str, Any]]:
+    """Returns a CSV line for each finished run."""
+    runs = {}
     for table in TABLES.values():
-        for seed in range(table.seeds):
-            for (label, rate), text in table.sweep_rows.items():
+        for (label, rate), text in table.sweep_rows.items():
+            for seed in range(table.seeds):
                 run = folder / str(table.steps) / row_name(text) / f"seed{seed}"
-                if (run / "config.json").exists():
-                    yield from _result(run, label, rate, table.steps, seed)
+                key = RunKey(label, table.steps, rate or 0.1, seed)
+                if (run / "config.json").exists() and (result := _result(run, key)):
+                    runs[key] = result
+    return runs
 
 
-def _result(
-    folder: Path, label: str, rate: float | None, steps: int, seed: int
-) -> Iterable[dict[str, Any]]:
+def _result(folder: Path, key: RunKey) -> Mapping[str, Any] | None:
     workdir = Workdir(folder, read_only=True)
     final = [
-        x for x in workdir.read_evaluations() if x["step"] == steps and x.get("while_training")
+        x for x in workdir.read_evaluations() if x["step"] == key.steps and x.get("while_training")
     ]
     if not final:
-        return
+        return None
     start, seconds = workdir.read_starts()[-1], training_seconds(workdir.read_training())
-    yield {
-        "row": label,
-        "steps": steps,
-        "learning_rate": rate or 0.1,
-        "seed": seed,
+    return key._asdict() | {
         "mean_iou": f"{final[-1]['mean_iou']:.6f}",
         "pixel_accuracy": f"{final[-1]['pixel_accuracy']:.6f}",
         "seconds": f"{seconds + final[-1]['seconds']:.0f}",
