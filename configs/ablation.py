@@ -6,8 +6,7 @@
 `:t1-gfm` is short for `:row=t1-gfm`. `data=` selects the data and recipe of another config:
 `cityscapes` (the paper's, the default), `camvid` or `scenes`. `mini` replaces the row's backbone by
 a narrow one that trains in minutes on two CPU cores. `python main.py --mode=tables` prints the
-counts of the rows. Table 5 has no rows, since its networks are unknown; Table 10 is
-`coco_pose_w32.py` and `coco_pose_w48.py`.
+counts of the rows, and the configs that train those of the other tables.
 """
 
 import dataclasses

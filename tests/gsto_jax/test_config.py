@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from configs import ablation, base
+from configs import ablation, base, loading
 from data_pipelines import DataConfig
 from gsto_jax import UserError
 from gsto_jax.config import Config, HRNetConfig, ModelConfig, config_changes, option_role
@@ -20,6 +20,7 @@ from gsto_jax.layers.context import CONTEXT_MODULES
 from gsto_jax.layers.conv import INITIALIZERS
 from gsto_jax.layers.gates import GATE_STYLES, GATING_MODES
 from gsto_jax.layers.norm import STATISTICS
+from gsto_jax.models import paper_tables
 from gsto_jax.models.hrnet import HEADS
 from gsto_jax.models.initialize import abstract_variables
 from gsto_jax.models.specs import NO_ATTENTION, GSTOSpec
@@ -132,12 +133,34 @@ def test_dataset_arguments():
 
 def test_table_rows_match_counted_networks():
     assert len(ablation.ROWS) == 20
-    for key, row in ablation.ROWS.items():
-        config, values = load("ablation", f"row={key}")
-        model = settings(values).model
-        ours = (model.variant, model.hrnet.gsto, model.hrnet.attention_spec, model.hrnet.head)
-        assert ours == (row.variant, row.gsto, row.attention, row.head), key
-        assert (len(config.data.classes), config.name) == (row.num_outputs, f"{key}-cityscapes")
+    for row in paper_tables.ROWS:
+        config = loading.load(row.config)
+        model, data = settings(json.loads(config.to_json())).model, config.data
+        ours: tuple = (model.hrnet.gsto, model.hrnet.attention_spec, model.hrnet.head)
+        expected: tuple = (row.gsto, row.attention, row.head)
+        if row.context:
+            ours, expected = (model.context_net.module, model.context_net.gating), row.context
+        assert (model.variant, *ours) == (row.variant, *expected), row.key
+        assert len(data.keypoints.names if row.is_pose else data.classes) == row.num_outputs
+        assert row.table < 8 or data.crop == row.size
+    for key in ablation.ROWS:
+        assert load("ablation", f"row={key}")[0].name == f"{key}-cityscapes"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "split", "terms"),
+    [
+        ("", "train", (("ce", 1.0),)),
+        ("-trainval", "trainval", (("ce", 1.0),)),
+        ("-trainval-ohem", "trainval", (("ohem", 1.0),)),
+    ],
+)
+def test_rows_of_table_5_set_split_loss_and_scales(suffix, split, terms):
+    rows = {row.key: row for row in paper_tables.ROWS}
+    for network in ("hrnetv2", "gsto"):
+        config = loading.load(rows[f"t5-{network}-w48{suffix}"].config)
+        assert (config.data.train_split, config.loss.terms) == (split, terms)
+        assert (len(config.eval.scales), config.eval.flip) == (6, True)
 
 
 def test_ablation_arguments():
