@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from data_pipelines.class_tables.ade20k import ADE20K
     from data_pipelines.config import DataConfig
     from data_pipelines.errors import DataError
     from data_pipelines.files.tiles import Tiles, encode_tiles
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from data_pipelines.workers import auto_workers, cpu_affinity, usable_cpus
 
 __all__ = [
+    "ADE20K",
     "CAMVID",
     "CITYSCAPES",
     "COCO_KEYPOINTS",
@@ -108,6 +110,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "class_tables.ade20k": "ADE20K",
     "config": "DataConfig",
     "errors": "DataError",
     "files.tiles": "Tiles encode_tiles",

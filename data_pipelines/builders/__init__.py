@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from data_pipelines.builders.ade20k import ade20k
 from data_pipelines.builders.builder import Builder, Example, Item
 from data_pipelines.builders.cityscapes import cityscapes
 from data_pipelines.builders.coco_keypoints import CocoKeypointsBuilder, coco_keypoints
@@ -16,6 +17,7 @@ BUILDERS: dict[str, Callable[..., Builder]] = {
     "cityscapes": cityscapes,
     "lip": lip,
     "pascal_context": pascal_context,
+    "ade20k": ade20k,
     "coco_keypoints": coco_keypoints,
     "imagenet": imagenet,
 }

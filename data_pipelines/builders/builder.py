@@ -17,6 +17,8 @@ from data_pipelines.sources.image_checks import check_label_size
 from gsto_jax.image_files import Decoded, DecodeOptions
 
 Example = dict[str, Any]
+_PNG_COLOR_TYPE = 25  # offset of the color type in a PNG
+_PNG_PALETTE = 3
 
 
 @dataclass(frozen=True)
@@ -135,12 +137,13 @@ class SegmentationBuilder(Builder):
     def label(
         self, downloads: Downloads, item: Item, size: tuple[int, int]
     ) -> tuple[np.ndarray, bytes]:
-        """Returns a label as ids `h w` uint8 and as a PNG; `size` is (h, w) of its image."""
+        """Returns a label as ids `h w` uint8 and as a gray PNG; `size` is (h, w) of its image."""
         data = downloads.read(item.label)
         ids = decode_label(data, item.label, self.decode_options)
         if ids.dtype != np.uint8:
             raise DataError(f"{item.label} must contain 8-bit ids; got {ids.dtype}.")
-        return ids, data
+        # Other readers of the records would convert the indices of a palette to colors.
+        return ids, encode_png(ids) if _has_palette(data) else data
 
     def _check_size(
         self, label_name: str, label: np.ndarray, image_name: str, decoded: Decoded
@@ -148,6 +151,10 @@ class SegmentationBuilder(Builder):
         options = self.decode_options
         if issue := check_label_size(image_name, decoded, options, label_name, label):
             raise DataError(f"{issue}.")
+
+
+def _has_palette(data: bytes) -> bool:
+    return data.startswith(b"\x89PNG") and data[_PNG_COLOR_TYPE] == _PNG_PALETTE
 
 
 def encode_png(ids: np.ndarray) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import scipy.io
+from PIL import Image
 
 from data_pipelines import PASCAL_CONTEXT_59
 
@@ -89,6 +90,27 @@ def context_files(kind: str, count=2) -> dict:
             else:
                 ids = blocks([0, 1 + n, 59]).astype(np.uint8)
                 files[f"SegmentationClassContext/{name}.png"] = png(ids)
+    return files
+
+
+def palette_png(ids) -> bytes:
+    """Returns a PNG of palette indices, whose colors are the indices in reverse order."""
+    image = Image.fromarray(np.asarray(ids).astype(np.uint8), "P")
+    image.putpalette([255 - n // 3 for n in range(768)])
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def ade20k_files(count=2) -> dict:
+    """The label of image n shows 0 (another object), class 1 + n and class 150."""
+    files = {}
+    for split, prefix in (("training", "train"), ("validation", "val")):
+        for n in range(count):
+            path = f"{split}/ADE_{prefix}_{n + 1:08d}"
+            files[f"ADEChallengeData2016/images/{path}.jpg"] = image_bytes(n, kind=".jpg")
+            ids = blocks([0, 1 + n, 150]).astype(np.uint8)
+            files[f"ADEChallengeData2016/annotations/{path}.png"] = png(ids)
     return files
 
 

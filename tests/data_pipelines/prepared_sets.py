@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines import (
+    ADE20K,
     CITYSCAPES,
     COCO_KEYPOINTS,
     LIP,
@@ -15,6 +16,7 @@ from data_pipelines import (
 )
 from data_pipelines.builders import BUILDERS, prepare
 from tests.data_pipelines.downloads_trees import (
+    ade20k_files,
     cityscapes_files,
     coco_files,
     context_files,
@@ -28,8 +30,10 @@ FILES = {
     "cityscapes": cityscapes_files,
     "lip": lip_files,
     "pascal_context": lambda: context_files("mat"),
+    "ade20k": ade20k_files,
     "coco_keypoints": coco_files,
 }
+TABLES = {table.name: table for table in (CITYSCAPES, LIP, PASCAL_CONTEXT_59, ADE20K)}
 
 
 WEIGHT_WRITERS = {"tree": write_tree, "zips": write_zips, "tars": write_tars}
@@ -47,7 +51,7 @@ def config_of(root, name, table=None, **changes):
         joints |= {"flip_pairs": COCO_KEYPOINTS.flip_pairs} | changes.pop("keypoints", {})
         fields |= {"classes": (), "palette": (), "keypoints": joints, "crop": (64, 48)}
     else:
-        table = table or {"cityscapes": CITYSCAPES, "lip": LIP}.get(name, PASCAL_CONTEXT_59)
+        table = table or TABLES[name]
         fields |= {"classes": table.names, "palette": table.palette, "id_map": table.id_map}
         fields |= {"flip_pairs": table.flip_pairs}
     return DataConfig(**fields | changes)

@@ -102,9 +102,11 @@ def test_cityscapes_recipe():
     [
         ("lip_w48", (40, 150), (0.007, 5e-4), (473, 473), 12, 30462, 150 * 761),
         ("pascal_context_w48", (16, 280), (0.004, 1e-4), (480, 480), 17, 4998, 280 * 312),
+        ("ade20k_w18s", (16, 120), (0.02, 1e-4), (520, 520), 12, 20210, 120 * 1263),
+        ("ade20k_w48", (16, 120), (0.02, 1e-4), (520, 520), 12, 20210, 120 * 1263),
     ],
 )
-def test_paper_recipes(name, train, optim, crop, scales, images, steps):
+def test_published_recipes(name, train, optim, crop, scales, images, steps):
     config, values = load(name)
     assert (config.train.batch_size, config.train.epochs) == train
     assert (config.optim.learning_rate, config.optim.weight_decay) == optim
@@ -118,6 +120,7 @@ def test_dataset_arguments():
     assert both.name == "cityscapes_w48-trainval-ohem"
     model = load("cityscapes_w48", "ocr")[0].model
     assert (model.hrnet.head, model.align_corners, model.bn_momentum) == ("ocr", True, 0.9)
+    assert load("ade20k_w18s", "ms")[0].eval.scales == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
     for count, last in (("59", 58), ("60", 59)):
         config = load("pascal_context_w48", f"classes={count}")[0]
         assert len(config.data.classes) == int(count)

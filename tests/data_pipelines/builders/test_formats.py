@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import (
+    ADE20K,
     CITYSCAPES,
     PASCAL_CONTEXT_59,
     PASCAL_CONTEXT_60,
@@ -17,6 +18,7 @@ from data_pipelines import (
 )
 from data_pipelines.builders import BUILDERS, prepare
 from tests.data_pipelines.downloads_trees import (
+    ade20k_files,
     blocks,
     cityscapes_files,
     coco_files,
@@ -24,6 +26,7 @@ from tests.data_pipelines.downloads_trees import (
     context_names,
     lip_files,
     mat,
+    palette_png,
     png,
     write_tree,
     write_zips,
@@ -116,6 +119,40 @@ def test_class_tables_of_pascal_context():
     assert len(PASCAL_CONTEXT_59.names) == 59
     assert list(PASCAL_CONTEXT_59.names) == sorted(PASCAL_CONTEXT_59.names)
     assert PASCAL_CONTEXT_60.palette[1:4] == ((128, 0, 0), (0, 128, 0), (128, 128, 0))
+
+
+@pytest.mark.parametrize("layout", ["tree", "zips"])
+def test_ade20k(tmp_path, layout):
+    files = ade20k_files()
+    build(tmp_path, "ade20k", files, layout)
+    source = opened(tmp_path, "ade20k", "val")
+    assert [source.name(n) for n in range(2)] == ["ADE_val_00000001", "ADE_val_00000002"]
+    path = "ADEChallengeData2016/images/validation/ADE_val_00000002.jpg"
+    np.testing.assert_array_equal(source[1]["image"], pixels(files, path))
+    np.testing.assert_array_equal(np.asarray(source[1]["label"]), blocks([255, 1, 149]))
+    assert len(opened(tmp_path, "ade20k", "train")) == 2
+
+
+def test_palette_labels_are_stored_as_ids(tmp_path):
+    files = ade20k_files()
+    ids = blocks([0, 7, 150])
+    files["ADEChallengeData2016/annotations/validation/ADE_val_00000001.png"] = palette_png(ids)
+    folder = build(tmp_path, "ade20k", files)
+    label = np.asarray(opened(tmp_path, "ade20k", "val")[0]["label"])
+    np.testing.assert_array_equal(label, blocks([255, 6, 149]))
+    import tensorflow_datasets as tfds
+
+    record = tfds.builder_from_directory(folder).as_data_source("val")[0]
+    np.testing.assert_array_equal(record["label"][..., 0], ids)
+
+
+def test_class_table_of_ade20k():
+    assert (len(ADE20K.names), len({*ADE20K.names})) == (150, 150)
+    assert [ADE20K.names[n] for n in (0, 44, 149)] == ["wall", "chest of drawers", "flag"]
+    # Road and skyscraper share a color in the published table.
+    assert len({*ADE20K.palette}) == 149
+    assert ADE20K.palette[6] == ADE20K.palette[48] == (140, 140, 140)
+    assert (ADE20K.palette[-1], dict(ADE20K.id_map)[150]) == ((92, 0, 255), 149)
 
 
 @pytest.mark.parametrize("layout", ["tree", "zips"])

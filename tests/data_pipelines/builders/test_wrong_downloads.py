@@ -8,6 +8,7 @@ from data_pipelines import (
 )
 from data_pipelines.builders import BUILDERS, prepare
 from tests.data_pipelines.downloads_trees import (
+    ade20k_files,
     cityscapes_files,
     coco_files,
     context_files,
@@ -66,6 +67,17 @@ WRONG = {
         context_files("mat") | {"trainval/2008_000001.mat": b"MATLAB"},
         "LabelMap .*trainval/2008_000001.mat",
     ),
+    "ade20k, other folder": ("ade20k", lip_files(), "ADEChallengeData2016.zip"),
+    "ade20k, missing label": (
+        "ade20k",
+        without(ade20k_files(), "ADE_val_00000001.png"),
+        "ADE_val_00000001.jpg has no label",
+    ),
+    "ade20k, missing images": (
+        "ade20k",
+        without(ade20k_files(), "images/validation"),
+        "ADE_val_00000001.png has no image .*1 more",
+    ),
     "coco, other folder": ("coco_keypoints", lip_files(), "annotations_trainval2017"),
     "coco, invalid JSON": (
         "coco_keypoints",
@@ -119,6 +131,8 @@ def test_wrong_downloads(tmp_path, case):
 def test_incomplete_downloads(tmp_path):
     with pytest.raises(DataError, match=r"train .*5 of 2975; val .*3 of 500; test .*2 of 1525"):
         build(tmp_path, "cityscapes", partial=False)
+    with pytest.raises(DataError, match=r"train .*2 of 20210; val .*2 of 2000 images"):
+        build(tmp_path, "ade20k", partial=False)
     with pytest.raises(DataError, match=r"train .*3 of 149813; val .*1 of 6352 persons"):
         build(tmp_path, "coco_keypoints", partial=False)
 

@@ -1,0 +1,1 @@
+"""Class tables of datasets with many classes, one module per dataset."""
