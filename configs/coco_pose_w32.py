@@ -18,7 +18,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """Returns the config.
 
     `:baseline` is HRNet; `:256x192` sets the size of the crops; `:published` augments as HRNet's
-    published code does.
+    published code does; `:udp` uses unbiased data processing.
     """
     config = base.get_config()
     config.name = "coco_pose_w32"
@@ -63,5 +63,16 @@ def set_256x192(config: ConfigDict) -> None:
     config.pose.sigma = 2.0
 
 
-ARGUMENTS = {"256x192": set_256x192, "published": set_published_augmentation}
+def set_udp(config: ConfigDict) -> None:
+    """Uses unbiased data processing, and decodes by a fitted Gaussian."""
+    config.name += "-udp"
+    config.data.keypoints.udp = True
+    config.pose.refinement = "dark"
+
+
+ARGUMENTS = {
+    "256x192": set_256x192,
+    "published": set_published_augmentation,
+    "udp": set_udp,
+}
 """Arguments of the COCO configs."""

@@ -311,6 +311,8 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         self.require(not self.rotation, "rotation", expected)
         expected = "a (height, width) of multiples of 4, the stride of heatmaps"
         self.require(not any(side % 4 for side in self.crop), "crop", expected)
+        expected = "a (height, width) of at least 8 with data.keypoints.udp"
+        self.require(min(self.crop) >= 8 or not keypoints.udp, "crop", expected)
         if keypoints.detections:
             expected = "another split than data.train_split with data.keypoints.detections"
             self.require(self.eval_split != self.train_split, "eval_split", expected)

@@ -57,6 +57,13 @@ class Keypoints(Section, prefix="data.keypoints", role=DATA, error=DataError):
     )
     upper_body: Ids = option((), "Joints of the upper body, for half_body", ge=0)
     lower_body: Ids = option((), "Joints of the lower body, for half_body", ge=0)
+    udp: bool = option(
+        False,
+        "Unbiased data processing (UDP), in training and evaluation: crops and heatmaps span the"
+        " distance of their outermost pixels, targets are centered at the joints instead of at"
+        " pixels, and the flip test shifts nothing; decode with pose.refinement=dark. Off in the"
+        " published recipe",
+    )
     detections: str = option(
         "",
         "JSON file of detected boxes to evaluate on; '': ground-truth boxes",

@@ -149,6 +149,7 @@ def augmentation(config: DataConfig) -> RandomScaleCropFlip | PersonCrop | Rando
             half_body=keypoints.half_body,
             upper_body=keypoints.upper_body,
             lower_body=keypoints.lower_body,
+            udp=keypoints.udp,
         )
     return RandomScaleCropFlip(
         crop=config.crop,
@@ -332,8 +333,9 @@ class _PaddedExamples:
         slot = self.slots[position]
         example = self.source[slot.index]
         if isinstance(self.source, PersonSource):
-            assert self.config.keypoints is not None
-            crop = PersonCrop(crop=self.config.crop, padding=self.config.keypoints.padding)
+            keypoints = self.config.keypoints
+            assert keypoints is not None
+            crop = PersonCrop(crop=self.config.crop, padding=keypoints.padding, udp=keypoints.udp)
             example = crop.random_map(example, np.random.default_rng(0))
         elif isinstance(self.source, ClassImages):
             center = CenterCrop(crop=self.config.crop, fraction=self.config.image_crops.center)

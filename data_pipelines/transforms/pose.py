@@ -33,6 +33,7 @@ class PersonCrop(grain.transforms.RandomMap):
         or the lower body, about its labeled joints with 1.5 as padding.
       upper_body: joints of the upper body.
       lower_body: joints of the lower body.
+      udp: unbiased data processing, see `gsto_jax.image_files.frame_to_crop`.
     """
 
     crop: tuple[int, int]
@@ -45,6 +46,7 @@ class PersonCrop(grain.transforms.RandomMap):
     half_body: float = 0.0
     upper_body: tuple[int, ...] = ()
     lower_body: tuple[int, ...] = ()
+    udp: bool = False
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Transforms an example of a `PersonSource`.
@@ -59,10 +61,11 @@ class PersonCrop(grain.transforms.RandomMap):
         joints, visible = element["joints"].astype(np.float64), element["visible"]
         middle, size = self._half_frame(joints, visible > 0, rng) or (center, frame)
         factor, rotation = self._draw(rng)
-        matrix = frame_to_crop(middle, size[0] * factor, rotation, self.crop)
+        matrix = frame_to_crop(middle, size * factor, rotation, self.crop, self.udp)
         if self.flip and rng.integers(2):
             # About w / 2, not (w - 1) / 2: the center stays in place, as in the published recipe.
-            matrix = matrix * [[-1], [1]] + [[0, 0, self.crop[1]], [0, 0, 0]]
+            end = self.crop[1] - 1 if self.udp else self.crop[1]
+            matrix = matrix * [[-1], [1]] + [[0, 0, end], [0, 0, 0]]
             order = np.arange(len(joints))
             for left, right in self.flip_pairs:
                 order[left], order[right] = right, left

@@ -32,7 +32,9 @@ class PoseConfig(Section, prefix="pose", role=RUNTIME):
         },
     )
     shift_heatmap: bool = option(
-        True, "Shift the heatmaps of the flipped image by one pixel (eval.flip), as published"
+        True,
+        "Shift the heatmaps of the flipped image by one pixel (eval.flip), as published; never with"
+        " data.keypoints.udp",
     )
     visibility_threshold: float = option(
         0.2, "Minimum score of the joints that count in the score of a pose", ge=0, lt=1

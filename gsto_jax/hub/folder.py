@@ -192,6 +192,7 @@ def describe_preprocessing(values: Mapping[str, Any]) -> dict[str, Any]:
             "size": {"height": height, "width": width},
             "do_pad": False,
             "box_padding": data["keypoints"]["padding"],
+            "udp": data["keypoints"]["udp"],
             "flip_test": evaluation["flip"],
         }
     if values["task"] == "classification":

@@ -32,36 +32,52 @@ def box_to_frame(
     return center, padding * np.array([width, height])
 
 
-def frame_to_crop(center: np.ndarray, width: float, rotation: float, crop: Size) -> np.ndarray:
+def frame_to_crop(
+    center: np.ndarray, frame: np.ndarray, rotation: float, crop: Size, udp: bool = False
+) -> np.ndarray:
     """Returns the affine matrix that maps image coordinates to crop coordinates.
 
     Args:
-      center: x, y of the frame in the image; maps to the center of the crop.
-      width: width of the frame in image pixels; maps to the width of the crop.
+      center: x, y of the frame in the image.
+      frame: width and height of the frame in image pixels.
       rotation: counter-clockwise rotation in degrees.
       crop: (h, w).
+      udp: maps the frame's corners to the centers of the outermost pixels, (0, 0) to
+        (w - 1, h - 1) (unbiased data processing, Huang et al. 2020). Otherwise maps its width to w,
+        its height by the same factor, and its center to (w / 2, h / 2), as published.
 
     Returns:
       `2 3` float64, to multiply with column vectors (x, y, 1).
     """
-    factor = crop[1] / width
-    cos, sin = np.cos(np.deg2rad(rotation)) * factor, np.sin(np.deg2rad(rotation)) * factor
-    linear = np.array([[cos, sin], [-sin, cos]])
-    shift = np.array([crop[1] / 2, crop[0] / 2]) - linear @ center
-    return np.concatenate([linear, shift[:, None]], axis=1)
+    angle = np.deg2rad(rotation)
+    if udp:
+        last = np.array([crop[1] - 1, crop[0] - 1])
+        cos, sin = np.cos(angle), np.sin(angle)
+        linear = np.array([[cos, sin], [-sin, cos]]) * (last / frame)[:, None]
+        middle = last / 2
+    else:
+        factor = crop[1] / frame[0]
+        cos, sin = np.cos(angle) * factor, np.sin(angle) * factor
+        linear = np.array([[cos, sin], [-sin, cos]])
+        middle = np.array([crop[1] / 2, crop[0] / 2])
+    return np.concatenate([linear, (middle - linear @ center)[:, None]], axis=1)
 
 
 def crop_person(
-    image: np.ndarray, box: Sequence[float] | np.ndarray, size: Size, padding: float
+    image: np.ndarray,
+    box: Sequence[float] | np.ndarray,
+    size: Size,
+    padding: float,
+    udp: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Crops the padded box of a person to (h, w), without rotation.
+    """Crops the padded box of a person to (h, w), without rotation; `udp` as in `frame_to_crop`.
 
     Returns:
       "image" `h w 3` uint8, zero outside the image; "center" and "frame" `2` float32, as
       `gsto_jax.pose.heatmaps.to_image` expects them.
     """
     center, frame = box_to_frame(box, size, padding)
-    matrix = frame_to_crop(center, float(frame[0]), 0.0, size)
+    matrix = frame_to_crop(center, frame, 0.0, size, udp)
     return {
         "image": cv2.warpAffine(image, matrix, (size[1], size[0]), flags=cv2.INTER_LINEAR),
         "center": center.astype(np.float32),

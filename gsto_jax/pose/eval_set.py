@@ -171,9 +171,9 @@ class PoseEvalSet(EvalSet):
 def describe_protocol(task: PoseTask) -> str:
     """Describes flip test, decoding and NMS; follows the description of the boxes."""
     pose = task.config.pose
-    steps = []
+    steps = ["UDP"] if task.udp else []
     if task.config.eval.flip:
-        steps.append("flip" + (" shifted" if pose.shift_heatmap else ""))
+        steps.append("flip" + (" shifted" if task.shifts_flipped else ""))
     steps.append({"none": "argmax", "quarter": "quarter pixel", "dark": "DARK"}[pose.refinement])
     if pose.nms != "none":
         soft = "soft " if pose.nms == "soft" else ""

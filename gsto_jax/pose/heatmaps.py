@@ -2,6 +2,9 @@
 
 A joint is encoded as a Gaussian with peak 1 at its pixel. Decoding takes the pixel with the maximum
 and refines it to subpixel accuracy from its neighbors.
+
+With `udp` (unbiased data processing, Huang et al. 2020) a heatmap pixel is (W - 1) / (w - 1) input
+pixels wide, so that the outermost pixels of both coincide, and Gaussians are centered at joints.
 """
 
 from collections.abc import Sequence
@@ -25,6 +28,7 @@ def encode(
     image: Size,
     heatmap: Size,
     sigma: float,
+    udp: bool = False,
 ) -> tuple[Float[Array, "b h w j"], Float[Array, "b j"]]:
     """Encodes joints as heatmaps.
 
@@ -34,21 +38,26 @@ def encode(
       image: (h, w) of the input.
       heatmap: (h, w) of the heatmaps.
       sigma: standard deviation of the Gaussians in heatmap pixels, cut off at three sigmas.
+      udp: see the module's description.
 
     Returns:
       Heatmaps, float32, 0 for unlabeled joints; and weights, float32: 1 for labeled joints within
       three sigmas of a heatmap pixel, else 0.
     """
-    stride = jnp.asarray([image[1] / heatmap[1], image[0] / heatmap[0]], jnp.float32)
+    sides = ((image[1], heatmap[1]), (image[0], heatmap[0]))
+    stride = jnp.asarray([(a - udp) / (b - udp) for a, b in sides], jnp.float32)
     center = jnp.trunc(joints / stride[None, None] + 0.5)  # toward zero, as published
+    peak = joints / stride[None, None] if udp else center
     reach = 3 * sigma
     limit = jnp.asarray([heatmap[1], heatmap[0]], jnp.float32)[None, None]
     inside = ((center - reach < limit) & (center + reach + 1 >= 0)).all(-1)
     weight = (inside & (visible > 0)).astype(jnp.float32)
 
     def along(length: int, axis: int) -> tuple[Array, Array]:
-        offset = jnp.arange(length, dtype=jnp.float32)[None, :, None] - center[:, None, :, axis]
-        return jnp.exp(-jnp.square(offset) / (2 * sigma**2)), jnp.abs(offset) <= reach
+        pixels = jnp.arange(length, dtype=jnp.float32)[None, :, None]
+        offset = pixels - peak[:, None, :, axis]
+        is_near = jnp.abs(pixels - center[:, None, :, axis]) <= reach
+        return jnp.exp(-jnp.square(offset) / (2 * sigma**2)), is_near
 
     (rows, near_rows), (columns, near_columns) = along(heatmap[0], 1), along(heatmap[1], 0)
     near = near_rows[:, :, None] & near_columns[:, None] & (weight > 0.5)[:, None, None]
@@ -132,12 +141,20 @@ def to_image(
     center: Float[Array, "b 2"],
     frame: Float[Array, "b 2"],
     heatmap: Size,
+    udp: bool = False,
 ) -> Float[Array, "b j 2"]:
     """Maps joints from heatmap pixels to image pixels.
 
-    `center` (x, y) and `frame` (width, height) are of the cropped frame in the image; `heatmap` is
-    (h, w).
+    Args:
+      joints: x and y in heatmap pixels.
+      center: (x, y) of the cropped frame in the image.
+      frame: (width, height) of the cropped frame.
+      heatmap: (h, w).
+      udp: see the module's description.
     """
+    if udp:
+        last = jnp.asarray([heatmap[1] - 1, heatmap[0] - 1], jnp.float32)[None]
+        return joints * (frame / last)[:, None] + (center - frame / 2)[:, None]
     middle = jnp.asarray([heatmap[1] / 2, heatmap[0] / 2], jnp.float32)[None, None]
     factor = (frame[:, 0] / heatmap[1])[:, None, None]  # for both axes, as published
     return (joints - middle) * factor + center[:, None]

@@ -7,6 +7,7 @@ import numpy as np
 
 from gsto_jax.drawing.heat_maps import feature_figures
 from gsto_jax.evaluation.png_writer import PngWriter
+from gsto_jax.image_files import frame_to_crop
 from gsto_jax.pose.panels import heatmap_figure, pose_panel
 from gsto_jax.pose.task import PoseTask
 
@@ -41,7 +42,7 @@ class PosePngWriter(PngWriter):
         """See `PngWriter.draw`; predictions are joints `b j 3` in pixels of the images."""
         task, image = self.task, batch["image"][n]
         truth = np.concatenate([batch["joints"][n], batch["visible"][n][:, None]], -1)
-        pose = to_crop(predictions[n], batch["center"][n], batch["frame"][n], image.shape)
+        pose = to_crop(predictions[n], batch["center"][n], batch["frame"][n], image.shape, task.udp)
         if self.wants_sample:
             yield (
                 "sample",
@@ -61,9 +62,13 @@ class PosePngWriter(PngWriter):
 
 
 def to_crop(
-    joints: np.ndarray, center: np.ndarray, frame: np.ndarray, shape: tuple[int, ...]
+    joints: np.ndarray,
+    center: np.ndarray,
+    frame: np.ndarray,
+    shape: tuple[int, ...],
+    udp: bool = False,
 ) -> np.ndarray:
     """Maps joints `j 3` from image pixels to pixels of a person crop of shape `h w 3`."""
-    middle = np.array([shape[1] / 2, shape[0] / 2])
-    points = (joints[:, :2] - center) * (shape[1] / frame[0]) + middle
+    matrix = frame_to_crop(center, frame, 0.0, (shape[0], shape[1]), udp)
+    points = joints[:, :2] @ matrix[:, :2].T + matrix[:, 2]
     return np.concatenate([points, joints[:, 2:]], -1)

@@ -29,6 +29,8 @@ class PoseTask(Task):
       flip_pairs: joints that are swapped in a flipped image.
       skeleton: pairs of joints that are connected by a line.
       sigmas: standard deviation of each joint in OKS.
+      udp: unbiased data processing, in `targets`, flip test and decoding; see
+        `gsto_jax.pose.heatmaps`.
 
     Raises:
       UserError: options that only segmentation has, or `pose.ohkm_topk` above the number of joints.
@@ -40,6 +42,7 @@ class PoseTask(Task):
     flip_pairs: tuple[tuple[int, int], ...] = ()
     skeleton: tuple[tuple[int, int], ...] = ()
     sigmas: tuple[float, ...] = ()
+    udp: bool = False
 
     def __post_init__(self) -> None:
         for name in ("joints", "sigmas"):
@@ -115,7 +118,13 @@ class PoseTask(Task):
             image=(height, width),
             heatmap=(heatmap[0], heatmap[1]),
             sigma=self.config.pose.sigma,
+            udp=self.udp,
         )
+
+    @property
+    def shifts_flipped(self) -> bool:
+        """Whether the flip test shifts heatmaps; with `udp` pixel grids align without."""
+        return self.config.pose.shift_heatmap and not self.udp
 
 
 def heatmap_step(
@@ -141,10 +150,10 @@ def joint_step(
     """
     pose = task.config.pose
     if flipped is not None:
-        heatmaps = merge_flipped(heatmaps, flipped, task.flip_pairs, pose.shift_heatmap)
+        heatmaps = merge_flipped(heatmaps, flipped, task.flip_pairs, task.shifts_flipped)
     joints, scores = decode(heatmaps, pose.refinement, pose.sigma)
     size = (heatmaps.shape[1], heatmaps.shape[2])
-    joints = to_image(joints, batch["center"], batch["frame"], size)
+    joints = to_image(joints, batch["center"], batch["frame"], size, task.udp)
     return jnp.concatenate([joints, scores[..., None].astype(joints.dtype)], -1), heatmaps
 
 

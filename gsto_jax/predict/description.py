@@ -69,7 +69,8 @@ def preprocessing(predictor: Predictor | PosePredictor) -> dict[str, Any]:
             "padding": data["keypoints"]["padding"],
             "normalization": normalization,
             "flip": options.eval.flip,
-            "shift_heatmap": options.pose.shift_heatmap,
+            "shift_heatmap": predictor.task.shifts_flipped,
+            "udp": predictor.task.udp,
             "refinement": options.pose.refinement,
         }
     protocol = single_pass_protocol(predictor.protocol)

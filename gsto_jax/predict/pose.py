@@ -85,7 +85,7 @@ class PosePredictor(BasePredictor):
         person_boxes = check_boxes(image_box if boxes is None else boxes, (height, width))
         data = self.config["data"]
         size, padding = tuple(data["crop"]), data["keypoints"]["padding"]
-        crops = [crop_person(rgb, box, size, padding) for box in person_boxes]
+        crops = [crop_person(rgb, box, size, padding, self.task.udp) for box in person_boxes]
         poses = [np.zeros((0, self.task.num_classes, 3), np.float32)]
         features: list[dict[str, np.ndarray]] = []
         for start in range(0, len(crops), _BATCH_SIZE):

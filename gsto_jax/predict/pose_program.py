@@ -59,7 +59,7 @@ def predict_persons(
       the mean score of each person's joints above `pose.visibility_threshold`.
     """
     center, frame = _frames(boxes, size, padding)
-    crops = _crop(image, center, frame[:, 0] / size[1], size)
+    crops = _crop(image, center, frame, size, task.udp)
     heatmaps, _ = heatmap_step(task, variables, crops)
     flipped = heatmap_step(task, variables, flip(crops))[0] if task.config.eval.flip else None
     joints, _ = joint_step(task, heatmaps, flipped, {"center": center, "frame": frame})
@@ -78,15 +78,18 @@ def _frames(boxes: Float[Array, "n 4"], size: Size, padding: float) -> tuple[Arr
 
 
 def _crop(
-    image: UInt8[Array, "h w 3"], center: Float[Array, "n 2"], scale: Float[Array, " n"], size: Size
+    image: UInt8[Array, "h w 3"],
+    center: Float[Array, "n 2"],
+    frame: Float[Array, "n 2"],
+    size: Size,
+    udp: bool,
 ) -> Float[Array, "n h2 w2 3"]:
-    """Crops frames bilinearly, with zeros outside the image, as `cv2.warpAffine`.
-
-    `scale` is the length in image pixels of a pixel of the crop.
-    """
+    """Crops frames bilinearly, with zeros outside the image, as `image_files.crop_person`."""
     pixels = image.reshape(-1, 3)
-    columns = _taps(center[:, :1], scale[:, None], size[1], image.shape[1])
-    rows = _taps(center[:, 1:], scale[:, None], size[0], image.shape[0])
+    x_scale = frame[:, :1] / (size[1] - udp)
+    y_scale = frame[:, 1:] / (size[0] - 1) if udp else x_scale
+    columns = _taps(center[:, :1], x_scale, size[1], image.shape[1], udp)
+    rows = _taps(center[:, 1:], y_scale, size[0], image.shape[0], udp)
     image_width = jnp.asarray(image.shape[1], jnp.int32)
     crops: Any = 0.0
     for row, row_weight in rows:
@@ -99,11 +102,20 @@ def _crop(
 
 
 def _taps(
-    center: Float[Array, "n 1"], scale: Float[Array, "n 1"], count: int, length: Any
+    center: Float[Array, "n 1"], scale: Float[Array, "n 1"], count: int, length: Any, udp: bool
 ) -> list[tuple[Array, Array]]:
-    """Returns index and weight `n count` of the two nearest pixels; weights are 0 outside."""
+    """Returns index and weight `n count` of the two nearest pixels; weights are 0 outside.
+
+    Args:
+      center: coordinate of the frame's center.
+      scale: length in image pixels of a pixel of the crop.
+      count: length of the crop.
+      length: length of the image.
+      udp: whether the frame ends at the centers of the outermost pixels.
+    """
     last = jnp.asarray(length, jnp.int32) - 1
-    position = (jnp.arange(count, dtype=jnp.float32) - count / 2)[None] * scale + center
+    offset = jnp.arange(count, dtype=jnp.float32) - (count - udp) / 2
+    position = offset[None] * scale + center
     lower = jnp.floor(position)
     upper_weight = position - lower
     taps = []

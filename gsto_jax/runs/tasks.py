@@ -43,5 +43,6 @@ def task_from_config(config: Mapping[str, Any], steps: int = 1) -> Task:
         flip_pairs=keypoints["flip_pairs"],
         skeleton=keypoints["skeleton"],
         sigmas=keypoints["sigmas"],
+        udp=keypoints["udp"],
         **shared,
     )

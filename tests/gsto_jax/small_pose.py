@@ -42,10 +42,11 @@ class SmallPoseTask(PoseTask):
         return SimpleNamespace(apply=apply)
 
 
-def make_pose_predictor(refinement="quarter", flip=True, shift=True):
+def make_pose_predictor(refinement="quarter", flip=True, shift=True, udp=False):
     config = pose_values(
         pose={"refinement": refinement, "shift_heatmap": shift}, eval={"flip": flip}
     )
+    config["data"]["keypoints"]["udp"] = udp
     task = task_from_config(config, 10)
     task = SmallPoseTask(**{x.name: getattr(task, x.name) for x in fields(task) if x.init})
     return PosePredictor(

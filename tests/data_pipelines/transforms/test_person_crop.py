@@ -28,7 +28,7 @@ def test_frame_to_crop_equals_reference(golden):
         arrays["f64/affine/fwd_288x384"],
         strict=True,
     ):
-        actual = frame_to_crop(center, 200 * float(scale[0]), float(rotation), (384, 288))
+        actual = frame_to_crop(center, 200 * scale, float(rotation), (384, 288))
         # The reference computes points in float32.
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-3)
 

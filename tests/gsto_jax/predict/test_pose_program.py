@@ -26,11 +26,11 @@ from tests.gsto_jax.small_pose import BOXES, make_pose_predictor, onnx_error, ra
 
 
 @pytest.mark.parametrize(
-    "refinement, flip, shift, tolerance",
-    [("quarter", True, True, 1e-3), ("dark", True, False, 0.1)],
+    "refinement, flip, shift, udp, tolerance",
+    [("quarter", True, True, False, 1e-3), ("dark", True, False, True, 0.1)],
 )
-def test_joints_equal_the_predictor(refinement, flip, shift, tolerance):
-    predictor = make_pose_predictor(refinement, flip, shift)
+def test_joints_equal_the_predictor(refinement, flip, shift, udp, tolerance):
+    predictor = make_pose_predictor(refinement, flip, shift, udp)
     outputs = jax.jit(pose_source(predictor).call)(random_image(), BOXES.astype(np.float32))
     expected = predictor(random_image(), BOXES)
     assert np.ptp(expected.poses[..., :2], 1).max() > 50, "shows nothing"
@@ -38,18 +38,19 @@ def test_joints_equal_the_predictor(refinement, flip, shift, tolerance):
     np.testing.assert_allclose(outputs["scores"], expected.scores, rtol=1e-4)
 
 
-def test_crops_equal_those_of_opencv():
+@pytest.mark.parametrize("udp", [False, True])
+def test_crops_equal_those_of_opencv(udp):
     image = np.random.default_rng(0).integers(0, 256, (97, 131, 3), np.uint8)
     boxes, size, padding = BOXES.astype(np.float32), (64, 48), 1.25
 
     @jax.jit
     def crop(image, boxes):
         center, frame = pose_program._frames(boxes, size, padding)
-        return pose_program._crop(image, center, frame[:, 0] / size[1], size), center, frame
+        return pose_program._crop(image, center, frame, size, udp), center, frame
 
     crops, centers, frames = crop(image, boxes)
     for n, box in enumerate(boxes):
-        expected = crop_person(image, box, size, padding)
+        expected = crop_person(image, box, size, padding, udp)
         difference = np.abs(np.asarray(crops[n]) - expected["image"])
         assert difference.max() <= 1 and difference.mean() < 0.01
         np.testing.assert_allclose(centers[n], expected["center"], rtol=1e-6)
