@@ -109,7 +109,7 @@ SCENES = ClassTable(
 )
 
 
-def _voc_palette(count: int) -> tuple[Color, ...]:
+def voc_palette(count: int) -> tuple[Color, ...]:
     """Returns the colors of PASCAL VOC: the bits of a class index, distributed over R, G and B."""
 
     def channel(index: int, offset: int) -> int:
@@ -130,7 +130,7 @@ def unpack_color(value: int) -> Color:
 
 def distinct_colors(count: int) -> tuple[Color, ...]:
     """Returns the distinct RGB colors of PASCAL VOC; grays, used for ignored pixels, come last."""
-    colors = _voc_palette(256)
+    colors = voc_palette(256)
     return tuple(sorted(colors, key=lambda color: color[0] == color[1] == color[2] != 0)[:count])
 
 
@@ -141,9 +141,20 @@ LIP = ClassTable(
         *("socks", "pants", "jumpsuit", "scarf", "skirt", "face", "left arm", "right arm"),
         *("left leg", "right leg", "left shoe", "right shoe"),
     ),
-    palette=_voc_palette(20),
+    palette=voc_palette(20),
     id_map=(*((i, i) for i in range(20)), (255, IGNORE_LABEL)),
     flip_pairs=((14, 15), (16, 17), (18, 19)),
+)
+
+PASCAL_VOC = ClassTable(
+    name="pascal_voc",
+    names=(
+        *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
+        *("chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant"),
+        *("sheep", "sofa", "train", "tvmonitor"),
+    ),
+    palette=voc_palette(21),
+    id_map=(*((i, i) for i in range(21)), (255, IGNORE_LABEL)),
 )
 
 _PASCAL_CONTEXT_NAMES = (
@@ -160,13 +171,13 @@ _PASCAL_CONTEXT_NAMES = (
 PASCAL_CONTEXT_59 = ClassTable(
     name="pascal_context",
     names=_PASCAL_CONTEXT_NAMES,
-    palette=_voc_palette(60)[1:],
+    palette=voc_palette(60)[1:],
     id_map=((0, IGNORE_LABEL), *((i + 1, i) for i in range(59)), (255, IGNORE_LABEL)),
 )
 
 PASCAL_CONTEXT_60 = ClassTable(
     name="pascal_context",
     names=("background", *_PASCAL_CONTEXT_NAMES),
-    palette=_voc_palette(60),
+    palette=voc_palette(60),
     id_map=(*((i, i) for i in range(60)), (255, IGNORE_LABEL)),
 )

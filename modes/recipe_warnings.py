@@ -4,7 +4,9 @@ from gsto_jax.config import Config, TrainConfig
 from gsto_jax.ops.sizes import PUBLISHED, SIZE_DIVISOR, round_up
 from gsto_jax.types import Size
 
-IMAGENET_DATASETS = ("cityscapes", "lip", "pascal_context", "ade20k", "coco_keypoints")
+IMAGENET_DATASETS = (
+    *("cityscapes", "lip", "pascal_context", "ade20k", "pascal_voc", "coco_keypoints"),
+)
 """Prepared datasets whose published scores start from ImageNet weights."""
 
 MAX_BATCH_RATIO, MIN_STEPS_PER_EPOCH = 8, 20

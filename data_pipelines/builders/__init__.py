@@ -10,6 +10,7 @@ from data_pipelines.builders.coco_keypoints import CocoKeypointsBuilder, coco_ke
 from data_pipelines.builders.imagenet import imagenet
 from data_pipelines.builders.lip import lip
 from data_pipelines.builders.pascal_context import pascal_context
+from data_pipelines.builders.pascal_voc import pascal_voc
 from data_pipelines.builders.prepare import VERSION, prepare
 from data_pipelines.config import DataConfig
 
@@ -18,6 +19,7 @@ BUILDERS: dict[str, Callable[..., Builder]] = {
     "lip": lip,
     "pascal_context": pascal_context,
     "ade20k": ade20k,
+    "pascal_voc": pascal_voc,
     "coco_keypoints": coco_keypoints,
     "imagenet": imagenet,
 }

@@ -162,7 +162,7 @@ def encode_png(ids: np.ndarray) -> bytes:
     return cv2.imencode(".png", ids)[1].tobytes()
 
 
-def count_others(names: Sequence[str]) -> str:
+def count_others(names: Sequence[Any]) -> str:
     """Returns the number of further items with a missing file, in parentheses; "" for none."""
     return f" (and {len(names) - 1} more lack a file)" if len(names) > 1 else ""
 

@@ -13,6 +13,7 @@ from data_pipelines.builders.builder import (
     encode_png,
     wrong_downloads_error,
 )
+from data_pipelines.builders.pascal_voc import match_voc
 from data_pipelines.errors import DataError
 from data_pipelines.files.archives import Downloads
 from data_pipelines.files.matlab import read_mat
@@ -35,14 +36,14 @@ class PascalContextBuilder(SegmentationBuilder):
 
     def items(self, downloads: Downloads) -> dict[str, list[Item]]:
         """See `Builder.items`."""
-        images = {m["name"]: m[0] for m in _match_voc(downloads, rf"JPEGImages/{_NAME}\.jpg")}
+        images = {m["name"]: m[0] for m in match_voc(downloads, rf"JPEGImages/{_NAME}\.jpg", 2010)}
         mats = {m["name"]: m[0] for m in downloads.match(rf"{_NAME}\.mat")}
         folder = r"(?P<folder>SegmentationClassContext|59_context\w*)"
         pngs = downloads.match(rf"{folder}/{_NAME}\.png")
         labels = mats or {m["name"]: m[0] for m in pngs}
         list_file = r"(?P<split>train|val)\.txt"
         lists = downloads.match(rf"ImageSets/SegmentationContext/{list_file}")
-        lists = lists or _match_voc(downloads, rf"ImageSets/Main/{list_file}")
+        lists = lists or match_voc(downloads, rf"ImageSets/Main/{list_file}", 2010)
         if not (images and labels and lists):
             raise wrong_downloads_error(
                 downloads,
@@ -135,12 +136,6 @@ def _png_table(downloads: Downloads, needs_names: bool) -> np.ndarray:
             raise DataError(f"{path} must name the 59 classes; got {file_id}: {name}.")
         table[file_id] = _CLASS_NAMES.index(name) + 1
     return table
-
-
-def _match_voc(downloads: Downloads, pattern: str) -> list[re.Match[str]]:
-    """Matches files of VOC 2010 if there are any, else files of any year."""
-    matches = downloads.match(pattern)
-    return [match for match in matches if "VOC2010/" in match[0]] or matches
 
 
 def _read_names(downloads: Downloads, path: str) -> dict[int, str]:

@@ -33,6 +33,21 @@ def read_mat(data: bytes, variable: str) -> np.ndarray:
         raise ValueError(first_line(error)) from None
 
 
+def read_struct_array(data: bytes, variable: str, field: str) -> np.ndarray:
+    """Reads a field of a struct, a numeric array.
+
+    Raises:
+      ValueError: no such variable or field, damaged, or larger than `MAX_TEXT_BYTES`.
+    """
+    try:
+        array = np.asarray(_load(data, variable, {"struct"})[0, 0][field])
+    except Exception as error:  # scipy raises any exception on a malformed file
+        raise ValueError(first_line(error)) from None
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{field} is not numeric")
+    return array
+
+
 def read_structs(data: bytes, variable: str, fields: Sequence[str]) -> list[tuple[Any, ...]]:
     """Reads fields of an array of structs, each a number or a text.
 

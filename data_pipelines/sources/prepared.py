@@ -34,7 +34,7 @@ PREPARE_AGAIN = "Remove the folder and prepare the dataset again."
 _TFDS_SPLITS = {"val": "validation"}
 _TFDS_FEATURES = {"image": "image_left", "label": "segmentation_label"}
 _TFDS_CONFIGS = ("", "semantic_segmentation")
-_JOINED_SPLITS = {"trainval": ("train", "val")}
+_JOINED_SPLITS = {"trainval": ("train", "val"), "trainaug": ("train", "aug")}
 _OPTIONAL_FEATURES = ("instance", "height", "width")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import scipy.io
+import scipy.sparse
 from PIL import Image
 
 from data_pipelines import PASCAL_CONTEXT_59
@@ -111,6 +112,36 @@ def ade20k_files(count=2) -> dict:
             files[f"ADEChallengeData2016/images/{path}.jpg"] = image_bytes(n, kind=".jpg")
             ids = blocks([0, 1 + n, 150]).astype(np.uint8)
             files[f"ADEChallengeData2016/annotations/{path}.png"] = png(ids)
+    return files
+
+
+def voc_files(sbd: str = "mat") -> dict:
+    """Two images of train, one of val, and SBD with one of each and two others.
+
+    The label of image n shows background, class 1 + n and 255; that of SBD background and class 20.
+    `sbd`: "mat", "png" or "" (none).
+    """
+    splits = {"train": ["2007_000001", "2007_000002"], "val": ["2007_000003"]}
+    others = ["2008_000004", "2008_000005"]
+    voc, files = "VOCdevkit/VOC2012", {}
+    for split, names in splits.items():
+        files[f"{voc}/ImageSets/Segmentation/{split}.txt"] = "\n".join(names).encode()
+        for name in names:
+            ids = blocks([0, int(name[-1]), 255])
+            files[f"{voc}/SegmentationClass/{name}.png"] = palette_png(ids)
+    for n, name in enumerate([*splits["train"], *splits["val"], *others]):
+        files[f"{voc}/JPEGImages/{name}.jpg"] = image_bytes(n, kind=".jpg")
+    for name in ["2007_000001", "2007_000003", *others]:
+        ids = blocks([0, 20]).astype(np.uint8)
+        if sbd == "mat":
+            file = io.BytesIO()
+            edges = np.empty((20, 1), object)
+            edges[:] = [[scipy.sparse.csc_matrix(ids == 20)] for _ in range(20)]
+            fields = {"Boundaries": edges, "Segmentation": ids, "CategoriesPresent": [[20]]}
+            scipy.io.savemat(file, {"GTcls": fields}, do_compression=True)
+            files[f"benchmark_RELEASE/dataset/cls/{name}.mat"] = file.getvalue()
+        elif sbd == "png":
+            files[f"SegmentationClassAug/{name}.png"] = png(ids)
     return files
 
 

@@ -11,6 +11,7 @@ from data_pipelines import (
     COCO_KEYPOINTS,
     LIP,
     PASCAL_CONTEXT_59,
+    PASCAL_VOC,
     DataConfig,
     make_source,
 )
@@ -21,6 +22,7 @@ from tests.data_pipelines.downloads_trees import (
     coco_files,
     context_files,
     lip_files,
+    voc_files,
     write_tars,
     write_tree,
     write_zips,
@@ -31,9 +33,10 @@ FILES = {
     "lip": lip_files,
     "pascal_context": lambda: context_files("mat"),
     "ade20k": ade20k_files,
+    "pascal_voc": voc_files,
     "coco_keypoints": coco_files,
 }
-TABLES = {table.name: table for table in (CITYSCAPES, LIP, PASCAL_CONTEXT_59, ADE20K)}
+TABLES = {table.name: table for table in (CITYSCAPES, LIP, PASCAL_CONTEXT_59, ADE20K, PASCAL_VOC)}
 
 
 WEIGHT_WRITERS = {"tree": write_tree, "zips": write_zips, "tars": write_tars}

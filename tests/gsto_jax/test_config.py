@@ -104,6 +104,8 @@ def test_cityscapes_recipe():
         ("pascal_context_w48", (16, 280), (0.004, 1e-4), (480, 480), 17, 4998, 280 * 312),
         ("ade20k_w18s", (16, 120), (0.02, 1e-4), (520, 520), 12, 20210, 120 * 1263),
         ("ade20k_w48", (16, 120), (0.02, 1e-4), (520, 520), 12, 20210, 120 * 1263),
+        ("pascal_voc_w18s", (16, 0), (0.01, 5e-4), (512, 512), 16, 10582, 40000),
+        ("pascal_voc_w48", (16, 0), (0.01, 5e-4), (512, 512), 16, 10582, 40000),
     ],
 )
 def test_published_recipes(name, train, optim, crop, scales, images, steps):
@@ -121,6 +123,8 @@ def test_dataset_arguments():
     model = load("cityscapes_w48", "ocr")[0].model
     assert (model.hrnet.head, model.align_corners, model.bn_momentum) == ("ocr", True, 0.9)
     assert load("ade20k_w18s", "ms")[0].eval.scales == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+    assert load("pascal_voc_w48")[0].data.train_split == "trainaug"
+    assert load("pascal_voc_w48", "noaug")[0].data.train_split == "train"
     for count, last in (("59", 58), ("60", 59)):
         config = load("pascal_context_w48", f"classes={count}")[0]
         assert len(config.data.classes) == int(count)

@@ -11,6 +11,7 @@ from data_pipelines import (
     CITYSCAPES,
     PASCAL_CONTEXT_59,
     PASCAL_CONTEXT_60,
+    PASCAL_VOC,
     DataError,
     audit_labels,
     make_source,
@@ -28,6 +29,7 @@ from tests.data_pipelines.downloads_trees import (
     mat,
     palette_png,
     png,
+    voc_files,
     write_tree,
     write_zips,
 )
@@ -153,6 +155,30 @@ def test_class_table_of_ade20k():
     assert len({*ADE20K.palette}) == 149
     assert ADE20K.palette[6] == ADE20K.palette[48] == (140, 140, 140)
     assert (ADE20K.palette[-1], dict(ADE20K.id_map)[150]) == ((92, 0, 255), 149)
+
+
+@pytest.mark.parametrize(
+    ("sbd", "layout"), [("mat", "tree"), ("mat", "tars"), ("png", "tree"), ("png", "zips")]
+)
+def test_pascal_voc(tmp_path, sbd, layout):
+    """Images of SBD are added unless they are in VOC's own splits."""
+    build(tmp_path, "pascal_voc", voc_files(sbd), layout)
+    val = opened(tmp_path, "pascal_voc", "val")
+    assert [val.name(n) for n in range(len(val))] == ["2007_000003"]
+    np.testing.assert_array_equal(np.asarray(val[0]["label"]), blocks([0, 3, 255]))
+    source = opened(tmp_path, "pascal_voc", "trainaug")
+    names = ["2007_000001", "2007_000002", "2008_000004", "2008_000005"]
+    assert [source.name(n) for n in range(len(source))] == names
+    np.testing.assert_array_equal(np.asarray(source[0]["label"]), blocks([0, 1, 255]))
+    np.testing.assert_array_equal(np.asarray(source[3]["label"]), blocks([0, 20]))
+
+
+def test_pascal_voc_without_sbd(tmp_path):
+    build(tmp_path, "pascal_voc", voc_files(""))
+    assert len(opened(tmp_path, "pascal_voc", "train")) == 2
+    with pytest.raises(DataError, match="aug"):
+        opened(tmp_path, "pascal_voc", "trainaug")
+    assert (len(PASCAL_VOC.names), PASCAL_VOC.palette[15]) == (21, (192, 128, 128))
 
 
 @pytest.mark.parametrize("layout", ["tree", "zips"])

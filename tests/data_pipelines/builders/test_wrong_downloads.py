@@ -14,6 +14,7 @@ from tests.data_pipelines.downloads_trees import (
     context_files,
     lip_files,
     png,
+    voc_files,
     write_tars,
     write_tree,
     write_zips,
@@ -78,6 +79,22 @@ WRONG = {
         without(ade20k_files(), "images/validation"),
         "ADE_val_00000001.png has no image .*1 more",
     ),
+    "voc, other folder": ("pascal_voc", lip_files(), "VOCtrainval_11-May-2012.tar"),
+    "voc, missing label": (
+        "pascal_voc",
+        without(voc_files(), "SegmentationClass/2007_000003"),
+        "val.txt lists 2007_000003, .*no SegmentationClass/2007_000003.png",
+    ),
+    "voc, missing image of SBD": (
+        "pascal_voc",
+        without(voc_files(), "JPEGImages/2008"),
+        "SBD lists 2008_000004, .*no JPEGImages/2008_000004.jpg .*1 more",
+    ),
+    "voc, no mat": (
+        "pascal_voc",
+        voc_files() | {"benchmark_RELEASE/dataset/cls/2008_000004.mat": b"MATLAB"},
+        r"GTcls\.Segmentation in .*cls/2008_000004.mat",
+    ),
     "coco, other folder": ("coco_keypoints", lip_files(), "annotations_trainval2017"),
     "coco, invalid JSON": (
         "coco_keypoints",
@@ -133,6 +150,8 @@ def test_incomplete_downloads(tmp_path):
         build(tmp_path, "cityscapes", partial=False)
     with pytest.raises(DataError, match=r"train .*2 of 20210; val .*2 of 2000 images"):
         build(tmp_path, "ade20k", partial=False)
+    with pytest.raises(DataError, match=r"train .*2 of 1464; val .*1 of 1449; aug .*2 of 9118"):
+        build(tmp_path, "pascal_voc", partial=False)
     with pytest.raises(DataError, match=r"train .*3 of 149813; val .*1 of 6352 persons"):
         build(tmp_path, "coco_keypoints", partial=False)
 
