@@ -23,26 +23,28 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def set_pascal_voc(config: ConfigDict) -> None:
-    """Sets the recipe: 40000 steps of 16 crops of 512x512, scaled by 0.5 to 2.
+    """Sets the dataset and 40000 steps of mmsegmentation's recipe."""
+    set_mmsegmentation(config)
+    config.train.steps = 40000
+    base.set_prepared(config, PASCAL_VOC.name)
+    config.data.train_split = "trainaug"
+    config.data.classes = PASCAL_VOC.names
+    config.data.palette = PASCAL_VOC.palette
+    config.data.id_map = PASCAL_VOC.id_map
+
+
+def set_mmsegmentation(config: ConfigDict) -> None:
+    """Sets mmsegmentation's recipe: 16 crops of 512x512, scaled by 0.5 to 2, with color jitter.
 
     mmsegmentation scales by the short side, which is 512 at scale 1; a long side of 683 is the same
     for images of 4:3. Its limit on the classes of a crop and its smallest learning rate of 1e-4
     are left out.
     """
     config.train.batch_size = 16
-    config.train.steps = 40000
-
     # mmsegmentation changes each of these in half the images.
     config.augment.brightness, config.augment.contrast = 32 / 255, 0.5
     config.augment.saturation, config.augment.hue = 0.5, 18 / 180
-
     base.set_published(config)
-
-    base.set_prepared(config, PASCAL_VOC.name)
-    config.data.train_split = "trainaug"
-    config.data.classes = PASCAL_VOC.names
-    config.data.palette = PASCAL_VOC.palette
-    config.data.id_map = PASCAL_VOC.id_map
     config.data.crop = (512, 512)
     config.data.base_size = 683
     config.data.num_scales = 16

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from data_pipelines.class_tables.ade20k import ADE20K
+    from data_pipelines.class_tables.coco_stuff import COCO_STUFF
     from data_pipelines.config import DataConfig
     from data_pipelines.errors import DataError
     from data_pipelines.files.tiles import Tiles, encode_tiles
@@ -63,6 +64,7 @@ __all__ = [
     "CAMVID",
     "CITYSCAPES",
     "COCO_KEYPOINTS",
+    "COCO_STUFF",
     "IGNORE_LABEL",
     "LIP",
     "PASCAL_CONTEXT_59",
@@ -113,6 +115,7 @@ __all__ = [
 
 _MODULES = {
     "class_tables.ade20k": "ADE20K",
+    "class_tables.coco_stuff": "COCO_STUFF",
     "config": "DataConfig",
     "errors": "DataError",
     "files.tiles": "Tiles encode_tiles",

@@ -5,7 +5,8 @@ from gsto_jax.ops.sizes import PUBLISHED, SIZE_DIVISOR, round_up
 from gsto_jax.types import Size
 
 IMAGENET_DATASETS = (
-    *("cityscapes", "lip", "pascal_context", "ade20k", "pascal_voc", "coco_keypoints"),
+    *("cityscapes", "lip", "pascal_context", "ade20k", "pascal_voc", "coco_stuff"),
+    "coco_keypoints",
 )
 """Prepared datasets whose published scores start from ImageNet weights."""
 

@@ -7,6 +7,7 @@ from data_pipelines.builders.ade20k import ade20k
 from data_pipelines.builders.builder import Builder, Example, Item
 from data_pipelines.builders.cityscapes import cityscapes
 from data_pipelines.builders.coco_keypoints import CocoKeypointsBuilder, coco_keypoints
+from data_pipelines.builders.coco_stuff import coco_stuff
 from data_pipelines.builders.imagenet import imagenet
 from data_pipelines.builders.lip import lip
 from data_pipelines.builders.pascal_context import pascal_context
@@ -20,6 +21,7 @@ BUILDERS: dict[str, Callable[..., Builder]] = {
     "pascal_context": pascal_context,
     "ade20k": ade20k,
     "pascal_voc": pascal_voc,
+    "coco_stuff": coco_stuff,
     "coco_keypoints": coco_keypoints,
     "imagenet": imagenet,
 }

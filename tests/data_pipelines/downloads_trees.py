@@ -115,6 +115,17 @@ def ade20k_files(count=2) -> dict:
     return files
 
 
+def coco_stuff_files() -> dict:
+    """Two images of train and one of val; the label of image n shows the ids n, 181 and 255."""
+    files = {}
+    for split, numbers in (("train", (9, 25)), ("val", (139,))):
+        for n, number in enumerate(numbers):
+            name = f"{split}2017/{number:012d}"
+            files[f"{name}.jpg"] = image_bytes(n, kind=".jpg")
+            files[f"stuffthingmaps/{name}.png"] = png(blocks([n, 181, 255]).astype(np.uint8))
+    return files
+
+
 def voc_files(sbd: str = "mat") -> dict:
     """Two images of train, one of val, and SBD with one of each and two others.
 

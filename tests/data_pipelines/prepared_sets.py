@@ -9,6 +9,7 @@ from data_pipelines import (
     ADE20K,
     CITYSCAPES,
     COCO_KEYPOINTS,
+    COCO_STUFF,
     LIP,
     PASCAL_CONTEXT_59,
     PASCAL_VOC,
@@ -20,6 +21,7 @@ from tests.data_pipelines.downloads_trees import (
     ade20k_files,
     cityscapes_files,
     coco_files,
+    coco_stuff_files,
     context_files,
     lip_files,
     voc_files,
@@ -34,9 +36,13 @@ FILES = {
     "pascal_context": lambda: context_files("mat"),
     "ade20k": ade20k_files,
     "pascal_voc": voc_files,
+    "coco_stuff": coco_stuff_files,
     "coco_keypoints": coco_files,
 }
-TABLES = {table.name: table for table in (CITYSCAPES, LIP, PASCAL_CONTEXT_59, ADE20K, PASCAL_VOC)}
+TABLES = {
+    table.name: table
+    for table in (CITYSCAPES, LIP, PASCAL_CONTEXT_59, ADE20K, PASCAL_VOC, COCO_STUFF)
+}
 
 
 WEIGHT_WRITERS = {"tree": write_tree, "zips": write_zips, "tars": write_tars}

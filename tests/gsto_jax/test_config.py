@@ -106,6 +106,8 @@ def test_cityscapes_recipe():
         ("ade20k_w48", (16, 120), (0.02, 1e-4), (520, 520), 12, 20210, 120 * 1263),
         ("pascal_voc_w18s", (16, 0), (0.01, 5e-4), (512, 512), 16, 10582, 40000),
         ("pascal_voc_w48", (16, 0), (0.01, 5e-4), (512, 512), 16, 10582, 40000),
+        ("coco_stuff_w18s", (16, 0), (0.01, 5e-4), (512, 512), 16, 118287, 80000),
+        ("coco_stuff_w48", (16, 0), (0.01, 5e-4), (512, 512), 16, 118287, 80000),
     ],
 )
 def test_published_recipes(name, train, optim, crop, scales, images, steps):

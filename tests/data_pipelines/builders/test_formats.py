@@ -9,6 +9,7 @@ import pytest
 from data_pipelines import (
     ADE20K,
     CITYSCAPES,
+    COCO_STUFF,
     PASCAL_CONTEXT_59,
     PASCAL_CONTEXT_60,
     PASCAL_VOC,
@@ -179,6 +180,28 @@ def test_pascal_voc_without_sbd(tmp_path):
     with pytest.raises(DataError, match="aug"):
         opened(tmp_path, "pascal_voc", "trainaug")
     assert (len(PASCAL_VOC.names), PASCAL_VOC.palette[15]) == (21, (192, 128, 128))
+
+
+@pytest.mark.parametrize("layout", ["tree", "zips"])
+def test_coco_stuff(tmp_path, layout):
+    build(tmp_path, "coco_stuff", layout=layout)
+    source = opened(tmp_path, "coco_stuff", "train")
+    assert [source.name(n) for n in range(2)] == ["000000000009", "000000000025"]
+    np.testing.assert_array_equal(np.asarray(source[1]["label"]), blocks([1, 170, 255]))
+    assert len(opened(tmp_path, "coco_stuff", "val")) == 1
+
+
+def test_class_table_of_coco_stuff():
+    """The ids of the files count from 0 and skip 11 things without annotations."""
+    assert (len({*COCO_STUFF.names}), len({*COCO_STUFF.palette})) == (171, 171)
+    train_ids = dict(COCO_STUFF.id_map)
+    assert sorted(train_ids) == [*range(182), 255]
+    assert sum(train_id == 255 for train_id in train_ids.values()) == 12
+    named = {n: COCO_STUFF.names[train_ids[n]] for n in (0, 10, 12, 89, 91, 181)}
+    assert [*named.values()] == [
+        *("person", "fire hydrant", "stop sign", "toothbrush", "banner", "wood")
+    ]
+    assert [train_ids[n] for n in (11, 12, 89, 90, 91)] == [255, 11, 79, 255, 80]
 
 
 @pytest.mark.parametrize("layout", ["tree", "zips"])

@@ -11,6 +11,7 @@ from tests.data_pipelines.downloads_trees import (
     ade20k_files,
     cityscapes_files,
     coco_files,
+    coco_stuff_files,
     context_files,
     lip_files,
     png,
@@ -95,6 +96,11 @@ WRONG = {
         voc_files() | {"benchmark_RELEASE/dataset/cls/2008_000004.mat": b"MATLAB"},
         r"GTcls\.Segmentation in .*cls/2008_000004.mat",
     ),
+    "coco-stuff, no labels": (
+        "coco_stuff",
+        without(coco_stuff_files(), ".png"),
+        "stuffthingmaps_trainval2017.zip",
+    ),
     "coco, other folder": ("coco_keypoints", lip_files(), "annotations_trainval2017"),
     "coco, invalid JSON": (
         "coco_keypoints",
@@ -152,6 +158,8 @@ def test_incomplete_downloads(tmp_path):
         build(tmp_path, "ade20k", partial=False)
     with pytest.raises(DataError, match=r"train .*2 of 1464; val .*1 of 1449; aug .*2 of 9118"):
         build(tmp_path, "pascal_voc", partial=False)
+    with pytest.raises(DataError, match=r"train .*2 of 118287; val .*1 of 5000"):
+        build(tmp_path, "coco_stuff", partial=False)
     with pytest.raises(DataError, match=r"train .*3 of 149813; val .*1 of 6352 persons"):
         build(tmp_path, "coco_keypoints", partial=False)
 
