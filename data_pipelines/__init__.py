@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from data_pipelines.errors import DataError
     from data_pipelines.files.tiles import Tiles, encode_tiles
     from data_pipelines.keypoint_options import Keypoints
-    from data_pipelines.keypoints import COCO_KEYPOINTS, KeypointTable
+    from data_pipelines.keypoints import COCO_KEYPOINTS, MPII, KeypointTable
     from data_pipelines.labels import (
         CAMVID,
         CITYSCAPES,
@@ -67,6 +67,7 @@ __all__ = [
     "COCO_STUFF",
     "IGNORE_LABEL",
     "LIP",
+    "MPII",
     "PASCAL_CONTEXT_59",
     "PASCAL_CONTEXT_60",
     "PASCAL_VOC",
@@ -120,7 +121,7 @@ _MODULES = {
     "errors": "DataError",
     "files.tiles": "Tiles encode_tiles",
     "keypoint_options": "Keypoints",
-    "keypoints": "COCO_KEYPOINTS KeypointTable",
+    "keypoints": "COCO_KEYPOINTS MPII KeypointTable",
     "labels": "CAMVID CITYSCAPES IGNORE_LABEL LIP PASCAL_CONTEXT_59"
     " PASCAL_CONTEXT_60 PASCAL_VOC SCENES ClassTable distinct_colors",
     "pipeline": "EvalBatches TrainBatches make_source train_batch_bytes train_batches",

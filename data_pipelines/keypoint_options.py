@@ -33,6 +33,9 @@ class Keypoints(Section, prefix="data.keypoints", role=DATA, error=DataError):
         ge=0.1,
         le=10,
     )
+    clip_boxes: bool = option(
+        True, "Clips annotated boxes to their image, as published for COCO but not for MPII"
+    )
     rotation: float = option(
         45.0,
         "Training: maximum rotation in degrees, in both directions; see distribution",

@@ -46,3 +46,25 @@ COCO_KEYPOINTS = KeypointTable(
     upper_body=tuple(range(11)),
     lower_body=tuple(range(11, 17)),
 )
+
+MPII = KeypointTable(
+    name="mpii",
+    names=(
+        *("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle"),
+        *("pelvis", "thorax", "upper_neck", "head_top"),
+        *("right_wrist", "right_elbow", "right_shoulder"),
+        *("left_shoulder", "left_elbow", "left_wrist"),
+    ),
+    flip_pairs=((5, 0), (4, 1), (3, 2), (15, 10), (14, 11), (13, 12)),
+    skeleton=(
+        *((0, 1), (1, 2), (2, 6), (3, 6), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9)),
+        *((7, 12), (12, 11), (11, 10), (7, 13), (13, 14), (14, 15)),
+    ),
+    # MPII has none: those of COCO, and of the nearest joint of COCO for pelvis to head.
+    sigmas=(
+        *(0.089, 0.087, 0.107, 0.107, 0.087, 0.089, 0.107, 0.079, 0.079, 0.035),
+        *(0.062, 0.072, 0.079, 0.079, 0.072, 0.062),
+    ),
+    upper_body=tuple(range(7, 16)),
+    lower_body=tuple(range(7)),
+)

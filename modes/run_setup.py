@@ -35,6 +35,7 @@ from gsto_jax.devices.mesh import round_up_batch_size
 from gsto_jax.errors import UserError
 from gsto_jax.evaluation.eval_set import EvalSet
 from gsto_jax.pose.eval_set import PoseEvalSet
+from gsto_jax.pose.scores import SCORE_SETS
 from gsto_jax.runs import checkpoint
 from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.runs.workdir import Workdir, code_checksum, git_revision, open_workdir
@@ -104,6 +105,11 @@ def make_pose_eval_set(
     source = make_source(data, data.eval_split)
     assert isinstance(source, PersonSource) and data.keypoints is not None
     detections = Path(data.keypoints.detections).name
+    if detections and task.config.pose.metric == "pckh":
+        raise UserError(
+            "config.data.keypoints.detections must be '' with config.pose.metric='pckh', which"
+            f" compares each person with its own annotation; got {detections!r}"
+        )
     eval_set = PoseEvalSet(
         split=data.eval_split,
         size=len(source),
@@ -114,6 +120,7 @@ def make_pose_eval_set(
         annotations=source.annotations,
         image_ids=source.image_ids(),
         category_id=source.category.id,
+        scores=SCORE_SETS[task.config.pose.metric],
     )
     return eval_set, source
 

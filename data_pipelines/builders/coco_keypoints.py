@@ -208,15 +208,26 @@ def _make_items(
                 f"{coco_file} must have at most {MAX_PERSONS} annotations per image; got"
                 f" {len(annotations)} of {path}. Remove the wrong ones."
             )
-        extra = {
-            "image_id": image["id"],
-            "annotations": annotations,
-            "samples": sum(map(is_sample, annotations)),
-            "category": {"id": category.id, "name": category.name},
-            "size": [_annotated_side(image.get(side)) for side in ("height", "width")],
-        }
+        size = [_annotated_side(image.get(side)) for side in ("height", "width")]
+        extra = item_values(image["id"], annotations, category, size)
         items.append(Item(name, path, extra=extra))
     return items
+
+
+def item_values(
+    image_id: int,
+    annotations: Sequence[Person],
+    category: Category,
+    size: Sequence[int] = (0, 0),
+) -> dict[str, Any]:
+    """Returns `Item.extra` of an image; its size is 0 if the annotations have none."""
+    return {
+        "image_id": image_id,
+        "annotations": annotations,
+        "samples": sum(map(is_sample, annotations)),
+        "category": {"id": category.id, "name": category.name},
+        "size": size,
+    }
 
 
 def _annotated_side(value: Any) -> int:

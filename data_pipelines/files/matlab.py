@@ -62,6 +62,18 @@ def read_structs(data: bytes, variable: str, fields: Sequence[str]) -> list[tupl
         raise ValueError(first_line(error)) from None
 
 
+def read_struct(data: bytes, variable: str) -> np.ndarray:
+    """Reads a struct with all that it contains, as scipy does; singleton dimensions are dropped.
+
+    Raises:
+      ValueError: no such variable, damaged, or larger than `MAX_TEXT_BYTES`.
+    """
+    try:
+        return _load(data, variable, {"struct"}, squeeze_me=True)
+    except Exception as error:  # scipy raises any exception on a malformed file
+        raise ValueError(first_line(error)) from None
+
+
 def _load(
     data: bytes, variable: str, kinds: Collection[str], squeeze_me: bool = False
 ) -> np.ndarray:

@@ -190,7 +190,9 @@ class PersonSource:
                     f"The {name} has {len(keypoints)} joints; config.data.keypoints.names has"
                     f" {num_joints}."
                 )
-            box = clip_box(person["bbox"], image.shape)
+            box = tuple(person["bbox"])
+            if self._keypoints.clip_boxes:
+                box = clip_box(box, image.shape)
         else:
             person, keypoints = which, np.zeros((num_joints, 3), np.float32)
             box = tuple(person["bbox"])  # not clipped, like the published evaluation

@@ -30,10 +30,14 @@ class ClassificationEvalSet(EvalSet):
     """
 
     files: ClassVar[ResultsFolder[ImageScore]] = FOLDER
-    metric: ClassVar[str] = "top1"
 
     batches: Iterable[Batch]
     crop: str
+
+    @property
+    def metric(self) -> str:
+        """See `EvalSet.metric`."""
+        return "top1"
 
     def writer(self, task: ClassificationTask, folder: Path) -> ClassificationPngWriter:
         """See `EvalSet.writer`."""

@@ -9,6 +9,14 @@ from gsto_jax.config.fields import OPTIMIZER, RUNTIME, Section, option
 class PoseConfig(Section, prefix="pose", role=RUNTIME):
     """Heatmaps, and decoding and scoring of poses. See `gsto_jax.pose`."""
 
+    metric: str = option(
+        "coco",
+        "Metrics of the evaluation",
+        choices={
+            "coco": "COCO's average precision and recall",
+            "pckh": "MPII's PCKh, of persons with head boxes",
+        },
+    )
     sigma: float = option(
         3.0,
         "Standard deviation of the target Gaussians in heatmap pixels",

@@ -60,7 +60,6 @@ class EvalSet(ABC):
 
     Attributes:
       files: files that an evaluation writes.
-      metric: name of the score in the record that ranks checkpoints.
       split: name of the split.
       size: number of samples.
       name: returns the file name, without ".png", of a sample by its index.
@@ -68,12 +67,16 @@ class EvalSet(ABC):
     """
 
     files: ClassVar[ResultsFolder[Any]]
-    metric: ClassVar[str]
 
     split: str
     size: int
     name: Callable[[int], str]
     batches: Any
+
+    @property
+    @abstractmethod
+    def metric(self) -> str:
+        """Name of the score in the record that ranks checkpoints."""
 
     def evaluate(
         self,

@@ -14,7 +14,7 @@ PIPELINES = {
     "classification": "image-classification",
 }
 """Tasks of the hub."""
-_NOT_SCORES = {"seconds", "ceiling_AP"}
+_NOT_SCORES = ("seconds", "ceiling_")
 
 
 def model_card(
@@ -92,7 +92,7 @@ def score_values(scores: Mapping[str, Any] | None) -> dict[str, float]:
     return {
         name: value
         for name, value in (scores or {}).items()
-        if isinstance(value, float) and name not in _NOT_SCORES
+        if isinstance(value, float) and not name.startswith(_NOT_SCORES)
     }
 
 

@@ -15,12 +15,15 @@ from gsto_jax.evaluation.eval_set import DatasetScores, EvalSet, nan_to_none
 from gsto_jax.evaluation.folder import ResultsFolder
 from gsto_jax.evaluation.loop import Batch, GetMaps, OnBatch
 from gsto_jax.evaluation.percent import percent
-from gsto_jax.pose.evaluate import Poses, estimate_poses
+from gsto_jax.pose.evaluate import estimate_poses
 from gsto_jax.pose.inference import roundtrip_joints
 from gsto_jax.pose.metrics import PERSON_CATEGORY, check_joints, evaluate_coco, to_coco_results
 from gsto_jax.pose.oks import similarity
+from gsto_jax.pose.pckh import check_head_boxes, evaluate_pckh
 from gsto_jax.pose.png_writer import PosePngWriter
+from gsto_jax.pose.poses import Poses
 from gsto_jax.pose.results import FOLDER, PersonScore, write_evaluation
+from gsto_jax.pose.scores import COCO_SCORES, PCKH_SCORES, ScoreSet
 from gsto_jax.pose.tables import score_table
 from gsto_jax.pose.task import PoseTask
 
@@ -53,10 +56,10 @@ class PoseEvalSet(EvalSet):
       annotations: returns the COCO annotations of the images.
       image_ids: ids of all images, including images without persons.
       category_id: category of persons in annotations and results.
+      scores: the scores to compute.
     """
 
     files: ClassVar[ResultsFolder[PersonScore]] = FOLDER
-    metric: ClassVar[str] = "AP"
 
     batches: Iterable[Batch]
     boxes: str
@@ -64,6 +67,12 @@ class PoseEvalSet(EvalSet):
     annotations: Callable[[], Sequence[Mapping[str, Any]]]
     image_ids: Sequence[int]
     category_id: int = PERSON_CATEGORY
+    scores: ScoreSet = COCO_SCORES
+
+    @property
+    def metric(self) -> str:
+        """See `EvalSet.metric`."""
+        return self.scores.main
 
     def writer(self, task: PoseTask, folder: Path) -> PosePngWriter:
         """See `EvalSet.writer`."""
@@ -80,6 +89,8 @@ class PoseEvalSet(EvalSet):
         """See `EvalSet.predict`."""
         truth = self._in_images(self.annotations())
         check_joints(truth, len(task.sigmas))
+        if self.scores == PCKH_SCORES:
+            check_head_boxes(filter(_is_labeled, truth))
         roundtrips: list[tuple[np.ndarray, np.ndarray, Array]] = []
 
         def start_roundtrip(batch: Batch, joints: np.ndarray, maps: GetMaps) -> None:
@@ -135,18 +146,18 @@ class PoseEvalSet(EvalSet):
         columns, ceiling = {"network": metrics}, float("nan")
         if predictions.roundtrip is not None:
             columns[CEILING] = self._metrics(task, predictions.roundtrip, predictions.truth)[1]
-            ceiling = columns[CEILING]["AP"]
+            ceiling = columns[CEILING][self.metric]
         record = {
             "images": len(self.image_ids),
             "persons": self.size,
             "boxes": self.boxes,
             "protocol": f"{self.boxes}{describe_protocol(task)}",
-            **nan_to_none({**metrics, "ceiling_AP": ceiling}),
+            **nan_to_none({**metrics, f"ceiling_{self.metric}": ceiling}),
         }
         boxes = "detector_boxes" if self.detected else "ground_truth_boxes"
         return DatasetScores(
             record,
-            (score_table(columns, title), self._headline(metrics["AP"])),
+            (score_table(columns, title), self._headline(metrics[self.metric])),
             {f"{name}/{boxes}": value for name, value in metrics.items()},
             partial(write_evaluation, results=results),
         )
@@ -154,14 +165,16 @@ class PoseEvalSet(EvalSet):
     def _metrics(
         self, task: PoseTask, poses: Poses, truth: Sequence[Mapping[str, Any]]
     ) -> tuple[list[Mapping[str, Any]], dict[str, float]]:
-        """Returns COCO results and metrics."""
+        """Returns COCO results and scores."""
         category, sigmas = self.category_id, task.sigmas
         results = self._in_images(to_coco_results(poses, sigmas, task.config.pose, category))
+        if self.scores == PCKH_SCORES:
+            return results, evaluate_pckh(poses, truth, task.joints)
         return results, evaluate_coco(results, truth, self.image_ids, sigmas, category)
 
-    def _headline(self, precision: float) -> str:
+    def _headline(self, score: float) -> str:
         reason = f": {self.split} has no person with a labeled joint to score"
-        return f"AP {percent(precision)} ({self.boxes}){reason if np.isnan(precision) else ''}"
+        return f"{self.metric} {percent(score)} ({self.boxes}){reason if np.isnan(score) else ''}"
 
     def _in_images(self, persons: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         image_ids = set(self.image_ids)
@@ -179,3 +192,7 @@ def describe_protocol(task: PoseTask) -> str:
         soft = "soft " if pose.nms == "soft" else ""
         steps.append(f"{soft}OKS-NMS {pose.oks_threshold:g}")
     return "".join(f" + {step}" for step in steps)
+
+
+def _is_labeled(person: Mapping[str, Any]) -> bool:
+    return any(flag > 0 for flag in person["keypoints"][2::3])

@@ -1,36 +1,18 @@
 """Evaluation of a pose network on a dataset."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
-from jaxtyping import Float, Int
 
 from gsto_jax.devices.mesh import local_shard, sum_over_processes
 from gsto_jax.evaluation.loop import Batch, OnBatch, ignore_batch, never_stop, run_pipelined
 from gsto_jax.pose.inference import predict_joints
+from gsto_jax.pose.poses import Poses
 from gsto_jax.pose.task import PoseTask
-
-
-@dataclass(frozen=True)
-class Poses:
-    """The poses of a dataset, in its order.
-
-    Attributes:
-      joints: float64; x and y in pixels of the image, and score.
-      box_scores: scores of the person boxes; 1 for true boxes.
-      areas: areas of the cropped frames in square pixels.
-      image_ids: id of each person's image.
-    """
-
-    joints: Float[np.ndarray, "n j 3"]
-    box_scores: Float[np.ndarray, " n"]
-    areas: Float[np.ndarray, " n"]
-    image_ids: Int[np.ndarray, " n"]
 
 
 def estimate_poses(
@@ -49,7 +31,7 @@ def estimate_poses(
       task: trained task.
       variables: variables of the network.
       batches: persons of this process: "image" `b h w 3` uint8, "center" and "frame" `b 2` (see
-        `gsto_jax.pose.heatmaps.to_image`), "score", "image_id", "index" and "mask" `b`.
+        `gsto_jax.pose.heatmaps.to_image`), "score", "image_id", "person_id", "index", "mask" `b`.
       size: number of persons in the dataset.
       mesh: the devices.
       on_batch: called with each batch, the joints of this process `b j 3` in pixels of the images,
@@ -60,7 +42,7 @@ def estimate_poses(
       The poses of all processes; None if aborted.
     """
     table = np.zeros((size, 3 * task.num_classes + 2))
-    image_ids = np.zeros(size, np.int64)  # float64 would round ids above 2**53
+    ids = np.zeros((2, size), np.int64)  # float64 would round ids above 2**53
 
     def start(batch: Batch) -> tuple[Array, dict[str, Array]]:
         return predict_joints(task, mesh, variables, batch)
@@ -72,15 +54,17 @@ def estimate_poses(
             index = batch["index"][n]
             area = batch["frame"][n].prod(dtype=float)
             table[index] = *joints[n].ravel(), batch["score"][n], area
-            image_ids[index] = batch["image_id"][n]
+            ids[:, index] = batch["image_id"][n], batch["person_id"][n]
         on_batch(batch, joints, lambda: jax.tree.map(local_shard, features))
 
     if not run_pipelined(batches, start, finish, stop):
         return None
     table = sum_over_processes(table)  # each person belongs to one process
+    image_ids, person_ids = sum_over_processes(ids)
     return Poses(
         joints=table[:, :-2].reshape(size, task.num_classes, 3),
         box_scores=table[:, -2],
         areas=table[:, -1],
-        image_ids=sum_over_processes(image_ids),
+        image_ids=image_ids,
+        person_ids=person_ids,
     )

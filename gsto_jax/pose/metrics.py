@@ -12,8 +12,8 @@ import numpy as np
 from gsto_jax.config import PoseConfig
 from gsto_jax.errors import UserError
 from gsto_jax.files import atomic_write, make_folder, to_json
-from gsto_jax.pose.evaluate import Poses
 from gsto_jax.pose.oks import oks_nms, rescore
+from gsto_jax.pose.poses import Poses
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 """Average precision and recall over OKS 0.5 to 0.95, at 0.5 and 0.75, and for persons of medium and

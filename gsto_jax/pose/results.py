@@ -1,6 +1,6 @@
 """Result files of a pose evaluation (see also `gsto_jax.evaluation.folder`).
 
-scores.csv      the COCO metrics, and the source of the boxes
+scores.csv      the scores of `gsto_jax.pose.scores`, and the source of the boxes
 persons.csv     per person: OKS and scores, with the PNGs that exist
 results.json    the scored poses as COCO results
 NAME.png ...    see `gsto_jax.pose.png_writer.PosePngWriter`
@@ -14,8 +14,9 @@ from typing import Any
 from gsto_jax.evaluation.folder import ResultsFolder, SampleScore, read_record
 from gsto_jax.evaluation.percent import csv_number
 from gsto_jax.files import to_csv, write_text
-from gsto_jax.pose.metrics import COCO_METRICS, write_coco_results
+from gsto_jax.pose.metrics import write_coco_results
 from gsto_jax.pose.png_writer import PNG_KINDS
+from gsto_jax.pose.scores import find_score_set
 
 _SCORES, RESULTS = "scores.csv", "results.json"
 
@@ -69,13 +70,15 @@ def write_evaluation(
 
     Args:
       folder: output folder; created if missing.
-      record: evaluation record, including the COCO metrics; None for undefined metrics.
+      record: evaluation record, including the scores of a `ScoreSet`; None for undefined ones.
       persons: scores of the persons, in dataset order.
       results: results from `gsto_jax.pose.metrics.to_coco_results`.
     """
+    scores = find_score_set(record)
+    assert scores is not None
 
     def write(folder: Path) -> None:
-        metrics = [[name, csv_number(record[name])] for name in COCO_METRICS]
+        metrics = [[name, csv_number(record[name])] for name in scores.descriptions]
         rows = [*metrics, ["boxes", record["boxes"]]]
         write_text(folder / _SCORES, to_csv(["metric", "value"], rows))
         write_coco_results(folder / RESULTS, results)
@@ -86,6 +89,6 @@ def write_evaluation(
 def read_evaluation(folder: Path) -> PoseEvaluation | None:
     """Reads an evaluation from a folder; None if it is missing or incomplete."""
     record = read_record(folder)
-    if record is None or not {*COCO_METRICS} <= record.keys():
+    if record is None or find_score_set(record) is None:
         return None
     return PoseEvaluation(folder, record, FOLDER.read_scores(folder))

@@ -8,7 +8,7 @@ from gsto_jax.evaluation.percent import percent
 
 
 def score_table(columns: Mapping[str, Mapping[str, float]], title: str) -> Table:
-    """Builds a table of the COCO keypoint metrics in percent, a column per entry of `columns`."""
+    """Builds a table of scores in percent, a column per entry of `columns`."""
     table = Table(title=title, title_justify="left")
     table.add_column("metric", no_wrap=True)
     for name in columns:

@@ -16,6 +16,7 @@ from gsto_jax.layers.conv import hrnet_std
 from gsto_jax.losses import MicrobatchWeights, heatmap_supervision
 from gsto_jax.models.base import Outputs
 from gsto_jax.pose.heatmaps import decode, encode, merge_flipped, to_image
+from gsto_jax.pose.pckh import check_pckh_joints
 from gsto_jax.training.hyperparameters import Hyperparameters
 from gsto_jax.training.task import Batch, BatchShapes, Task, normalize
 
@@ -33,7 +34,8 @@ class PoseTask(Task):
         `gsto_jax.pose.heatmaps`.
 
     Raises:
-      UserError: options that only segmentation has, or `pose.ohkm_topk` above the number of joints.
+      UserError: options that only segmentation has, `pose.ohkm_topk` above the number of joints, or
+        a `pose.metric` of other joints.
     """
 
     train_arrays: ClassVar[tuple[str, ...]] = ("image", "joints", "visible")
@@ -68,6 +70,8 @@ class PoseTask(Task):
                 f"config.pose.ohkm_topk must be at most {len(self.joints)}, the number of joints, "
                 f"or 0 for all; got {self.config.pose.ohkm_topk}"
             )
+        if self.config.pose.metric == "pckh":
+            check_pckh_joints(self.joints)
         super().__post_init__()
 
     def initial_variables(self) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from gsto_jax.evaluation.folder import sample_pngs
-from gsto_jax.pose.metrics import COCO_METRICS
 from gsto_jax.pose.results import PersonScore, PoseEvaluation
+from gsto_jax.pose.scores import COCO_SCORES, ScoreSet, find_score_set
 from gsto_jax.report.comparison import matching_poses
 from gsto_jax.report.contents import (
     comparison_context,
@@ -30,18 +30,6 @@ from gsto_jax.report.samples import (
     rank_samples,
 )
 
-METRICS = (("AP", "AP"), ("AP50", "AP50"), ("AP75", "AP75"), ("AR", "AR"))
-_RANGES = {
-    "": ", mean over OKS 0.50 to 0.95",
-    "50": " at OKS 0.50",
-    "75": " at OKS 0.75",
-    "M": " for medium persons, area 32² to 96² pixels",
-    "L": " for large persons, area above 96² pixels",
-}
-_DESCRIPTIONS = {
-    name: f"average {'precision' if name[:2] == 'AP' else 'recall'}{_RANGES[name[2:]]}"
-    for name in COCO_METRICS
-}
 _NUM_BINS = 10
 
 PoseRun = LoadedRun[PoseEvaluation]
@@ -50,15 +38,17 @@ PoseRun = LoadedRun[PoseEvaluation]
 def run_page(run: PoseRun, defaults: Mapping[str, Any] | None = None) -> str:
     """Returns the page of a run as HTML."""
     record = run.record or {}
+    scores = find_score_set(record) or COCO_SCORES
     return render(
         "pose_run.html",
-        **run_context(run, METRICS, "persons", defaults),
+        **run_context(run, _headline(scores), "persons", defaults),
         count_columns=("persons", "images"),
         boxes=_boxes(record),
-        coco_metrics=[
-            (name, to_float(record.get(name)), _DESCRIPTIONS[name]) for name in COCO_METRICS
+        scores=scores,
+        score_rows=[
+            (name, to_float(record.get(name)), text) for name, text in scores.descriptions.items()
         ],
-        ceiling=to_float(record.get("ceiling_AP")),
+        ceiling=to_float(record.get(f"ceiling_{scores.main}")),
         **(_evaluation_context(run.evaluation) if run.evaluation else {}),
     )
 
@@ -72,13 +62,15 @@ def comparison_page(run: PoseRun, baseline: PoseRun) -> str:
     warnings += difference_warning("protocol", *map(_protocol, records))
     warnings += difference_warning("step", *(x.get("step", "unknown") for x in records))
     warnings += option_warnings(run, baseline, "data.keypoints.sigmas")
-    rows = metric_rows(records, tuple((name, name) for name in COCO_METRICS))
+    scores = find_score_set(records[0]) or COCO_SCORES
+    rows = metric_rows(records, tuple((name, name) for name in scores.descriptions))
     return render(
         "pose_comparison.html",
-        **comparison_context(run, baseline, evaluations, METRICS),
+        **comparison_context(run, baseline, evaluations, _headline(scores)),
         warnings=warnings,
         boxes=boxes,
-        coco_metrics=rows,
+        scores=scores,
+        score_rows=rows,
         max_gain=max((abs(gain) for *_, gain in rows if math.isfinite(gain)), default=0) or 1,
         ranking=_rank_pairs((run, baseline), evaluations) if boxes[0] == boxes[1] else None,
     )
@@ -106,6 +98,11 @@ def _rank_pairs(
     a, b = (x.persons for x in evaluations)
     pairs = list(zip(a, b, strict=True)) if a and b else []
     return rank_pairs(pairs, _oks, lambda pair: _pair_view(runs, evaluations, pair), "person")
+
+
+def _headline(scores: ScoreSet) -> tuple[tuple[str, str], ...]:
+    """Returns key and label of the most important scores."""
+    return tuple((name, name) for name in scores.headline)
 
 
 def _boxes(record: Mapping[str, Any]) -> str:

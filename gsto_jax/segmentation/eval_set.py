@@ -37,13 +37,17 @@ class SegmentationEvalSet(EvalSet):
     """
 
     files: ClassVar[ResultsFolder[ImageScore]] = results.FOLDER
-    metric: ClassVar[str] = "mean_iou"
 
     batches: EvalBatches
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
     protocol: EvalProtocol
     instances: Callable[[], InstanceCounts | None] = lambda: None
+
+    @property
+    def metric(self) -> str:
+        """See `EvalSet.metric`."""
+        return "mean_iou"
 
     def writer(self, task: SegmentationTask, folder: Path) -> SegmentationPngWriter:
         """See `EvalSet.writer`."""

@@ -7,9 +7,10 @@ from typing import Any
 
 from gsto_jax.config import config_changes, flatten, option_role
 from gsto_jax.errors import UserError
+from gsto_jax.pose.scores import SCORE_SETS
 from gsto_jax.runs.experiment import score_options
 
-_METRICS = {"segmentation": "mean_iou", "pose": "AP", "classification": "top1"}
+_METRICS = {"segmentation": "mean_iou", "classification": "top1"}
 """Score of an evaluation that a sweep compares, by task."""
 
 
@@ -47,6 +48,8 @@ class SweepRow:
     @property
     def metric(self) -> str:
         """Name of the score of an evaluation, of which `classes` may select a part."""
+        if self.config["task"] == "pose":
+            return SCORE_SETS[self.config["pose"]["metric"]].main
         return _METRICS[self.config["task"]]
 
     @property

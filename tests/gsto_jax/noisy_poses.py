@@ -12,4 +12,5 @@ def poses_from_annotations(people, noise=0.0):
     joints[..., 2] = joints[..., 2] > 0
     areas = np.array([p["area"] for p in people])
     images = np.array([p["image_id"] for p in people])
-    return Poses(joints, np.ones(len(people)), areas, images)
+    ids = np.array([p.get("id", -1) for p in people])
+    return Poses(joints, np.ones(len(people)), areas, images, ids)

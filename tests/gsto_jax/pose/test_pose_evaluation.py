@@ -344,6 +344,7 @@ def test_predictor_equals_evaluation(trained, tmp_path):
     crops = [crop_person(result.image, box, SIZE, 1.25) for box in boxes]
     batch = {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
     batch |= {"score": np.ones(3), "image_id": np.zeros(3), "index": np.arange(3)}
+    batch |= {"person_id": np.arange(3)}
     batch["mask"] = np.ones(3, bool)
     evaluated = estimate_poses(task, state.variables, [batch], 3, ONE)
     np.testing.assert_allclose(result.poses, evaluated.joints, atol=1e-3)

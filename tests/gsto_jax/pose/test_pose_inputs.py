@@ -116,9 +116,8 @@ def test_similarity_without_poses():
     assert rescore(none[..., 2], empty).shape == (0,)
     for way in ("hard", "soft", "none"):
         config = PoseConfig(**pose_values()["pose"] | {"nms": way})
-        assert (
-            to_coco_results(Poses(none, empty, empty, empty.astype(np.int64)), SIGMAS, config) == []
-        )
+        ids = empty.astype(np.int64)
+        assert to_coco_results(Poses(none, empty, empty, ids, ids), SIGMAS, config) == []
 
 
 def test_metrics_without_persons_are_nan():

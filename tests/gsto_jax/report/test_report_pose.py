@@ -8,6 +8,7 @@ import pytest
 
 from gsto_jax import UserError
 from gsto_jax.pose.metrics import COCO_METRICS
+from gsto_jax.pose.scores import PCKH_SCORES
 from gsto_jax.report import images, write_report
 from tests.gsto_jax.report_pages import Page, comparison_error, copy, percent, rows
 from tests.gsto_jax.report_runs import (
@@ -58,6 +59,19 @@ def test_metrics_match_the_files(runs, tmp_path):
     assert "4 joints" in page.text
     assert page.tables["evaluations"][1][:4] == ["20", "val", "6", "3"]
     assert "AP of evaluations, %" in page.text
+
+
+def test_pckh_page(tmp_path):
+    runs = [make_pose_run(tmp_path / f"{n}", n, scores=PCKH_SCORES) for n in range(2)]
+    page = Page(write_report(runs[0]))
+    record = json.loads((runs[0] / "eval-val" / "evaluation.json").read_text())
+    _, *lines = page.tables["scores"]
+    assert [line[0] for line in lines] == [*PCKH_SCORES.descriptions]
+    assert (lines[0][1], lines[3][1]) == (percent(record["PCKh"]), "–")
+    assert f"PCKh {percent(record['PCKh'])} %" in page.text
+    assert "reach a PCKh of 98.70" in page.text and "COCO" not in page.text
+    page = Page(write_report(runs[0], tmp_path / "page.html", runs[1]))
+    assert [line[0] for line in page.tables["scores"][1:]] == [*PCKH_SCORES.descriptions]
 
 
 def test_upper_bounds(tmp_path):

@@ -14,7 +14,7 @@ from gsto_jax.evaluation.folder import parse_number
 from gsto_jax.files import to_json
 from gsto_jax.plan.plan_file import write_plan
 from gsto_jax.pose import results as pose_folder
-from gsto_jax.pose.metrics import write_coco_results
+from gsto_jax.pose.metrics import COCO_METRICS, write_coco_results
 from gsto_jax.pose.results import PersonScore
 from gsto_jax.predict.files import write_poses
 from gsto_jax.report import write_report
@@ -140,7 +140,7 @@ def test_json_is_strict(tmp_path):
 
 
 def test_persons_without_labels_have_empty_cells(tmp_path):
-    record = dict.fromkeys(pose_folder.COCO_METRICS) | {"boxes": "true"}
+    record = dict.fromkeys(COCO_METRICS) | {"boxes": "true"}
     person = PersonScore("a", 7, 0, NAN, 0.25, 1.0)
     pose_folder.write_evaluation(tmp_path, record, [person], [])
     assert "a,7,0,,0.250000,1.000000" in (tmp_path / "persons.csv").read_text()
