@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from data_pipelines.class_tables.ade20k import ADE20K
     from data_pipelines.class_tables.coco_stuff import COCO_STUFF
+    from data_pipelines.class_tables.mapillary import MAPILLARY
     from data_pipelines.config import DataConfig
     from data_pipelines.errors import DataError
     from data_pipelines.files.tiles import Tiles, encode_tiles
@@ -67,6 +68,7 @@ __all__ = [
     "COCO_STUFF",
     "IGNORE_LABEL",
     "LIP",
+    "MAPILLARY",
     "MPII",
     "PASCAL_CONTEXT_59",
     "PASCAL_CONTEXT_60",
@@ -117,6 +119,7 @@ __all__ = [
 _MODULES = {
     "class_tables.ade20k": "ADE20K",
     "class_tables.coco_stuff": "COCO_STUFF",
+    "class_tables.mapillary": "MAPILLARY",
     "config": "DataConfig",
     "errors": "DataError",
     "files.tiles": "Tiles encode_tiles",

@@ -10,6 +10,7 @@ from data_pipelines.builders.coco_keypoints import CocoKeypointsBuilder, coco_ke
 from data_pipelines.builders.coco_stuff import coco_stuff
 from data_pipelines.builders.imagenet import imagenet
 from data_pipelines.builders.lip import lip
+from data_pipelines.builders.mapillary import mapillary
 from data_pipelines.builders.mpii import mpii
 from data_pipelines.builders.pascal_context import pascal_context
 from data_pipelines.builders.pascal_voc import pascal_voc
@@ -23,6 +24,7 @@ BUILDERS: dict[str, Callable[..., Builder]] = {
     "ade20k": ade20k,
     "pascal_voc": pascal_voc,
     "coco_stuff": coco_stuff,
+    "mapillary": mapillary,
     "coco_keypoints": coco_keypoints,
     "mpii": mpii,
     "imagenet": imagenet,

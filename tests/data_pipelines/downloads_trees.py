@@ -12,7 +12,7 @@ import scipy.io
 import scipy.sparse
 from PIL import Image
 
-from data_pipelines import PASCAL_CONTEXT_59
+from data_pipelines import MAPILLARY, PASCAL_CONTEXT_59
 
 
 def image_bytes(seed: int, size=(40, 60), kind=".png") -> bytes:
@@ -123,6 +123,22 @@ def coco_stuff_files() -> dict:
             name = f"{split}2017/{number:012d}"
             files[f"{name}.jpg"] = image_bytes(n, kind=".jpg")
             files[f"stuffthingmaps/{name}.png"] = png(blocks([n, 181, 255]).astype(np.uint8))
+    return files
+
+
+def mapillary_files(version="", size=(40, 60)) -> dict:
+    """One image of each split, with the ids 0, 64 and 65. `version`: "v1.2/" as in version 2.0."""
+    labels = [{"readable": name} for name in (*MAPILLARY.names, "Unlabeled")]
+    config = "config_v1.2.json" if version else "config.json"
+    files = {config: json.dumps({"version": "1.2", "labels": labels}).encode()}
+    for n, split in enumerate(("training", "validation")):
+        name = f"street_{n}"
+        files[f"{split}/images/{name}.jpg"] = image_bytes(n, size, ".jpg")
+        files[f"{split}/{version}labels/{name}.png"] = palette_png(blocks([0, 64, 65], size))
+        instances = blocks([0, 64 * 256, 65 * 256], size).astype(np.uint16)
+        files[f"{split}/{version}instances/{name}.png"] = png(instances)
+        if version:
+            files[f"{split}/v2.0/labels/{name}.png"] = palette_png(blocks([0, 123], size))
     return files
 
 

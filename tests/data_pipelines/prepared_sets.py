@@ -11,6 +11,7 @@ from data_pipelines import (
     COCO_KEYPOINTS,
     COCO_STUFF,
     LIP,
+    MAPILLARY,
     PASCAL_CONTEXT_59,
     PASCAL_VOC,
     DataConfig,
@@ -24,6 +25,7 @@ from tests.data_pipelines.downloads_trees import (
     coco_stuff_files,
     context_files,
     lip_files,
+    mapillary_files,
     voc_files,
     write_tars,
     write_tree,
@@ -37,11 +39,12 @@ FILES = {
     "ade20k": ade20k_files,
     "pascal_voc": voc_files,
     "coco_stuff": coco_stuff_files,
+    "mapillary": mapillary_files,
     "coco_keypoints": coco_files,
 }
 TABLES = {
     table.name: table
-    for table in (CITYSCAPES, LIP, PASCAL_CONTEXT_59, ADE20K, PASCAL_VOC, COCO_STUFF)
+    for table in (*(CITYSCAPES, LIP, PASCAL_CONTEXT_59, ADE20K, PASCAL_VOC, COCO_STUFF, MAPILLARY),)
 }
 
 

@@ -108,6 +108,8 @@ def test_cityscapes_recipe():
         ("pascal_voc_w48", (16, 0), (0.01, 5e-4), (512, 512), 16, 10582, 40000),
         ("coco_stuff_w18s", (16, 0), (0.01, 5e-4), (512, 512), 16, 118287, 80000),
         ("coco_stuff_w48", (16, 0), (0.01, 5e-4), (512, 512), 16, 118287, 80000),
+        ("mapillary_w18s", (8, 0), (0.01, 5e-4), (512, 1024), 16, 18000, 240000),
+        ("mapillary_w48", (8, 0), (0.01, 5e-4), (512, 1024), 16, 18000, 240000),
     ],
 )
 def test_published_recipes(name, train, optim, crop, scales, images, steps):

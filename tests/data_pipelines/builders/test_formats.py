@@ -10,6 +10,7 @@ from data_pipelines import (
     ADE20K,
     CITYSCAPES,
     COCO_STUFF,
+    MAPILLARY,
     PASCAL_CONTEXT_59,
     PASCAL_CONTEXT_60,
     PASCAL_VOC,
@@ -27,6 +28,7 @@ from tests.data_pipelines.downloads_trees import (
     context_files,
     context_names,
     lip_files,
+    mapillary_files,
     mat,
     palette_png,
     png,
@@ -202,6 +204,30 @@ def test_class_table_of_coco_stuff():
         *("person", "fire hydrant", "stop sign", "toothbrush", "banner", "wood")
     ]
     assert [train_ids[n] for n in (11, 12, 89, 90, 91)] == [255, 11, 79, 255, 80]
+
+
+@pytest.mark.parametrize("storage", ["files", "tiles"])
+@pytest.mark.parametrize("version", ["", "v1.2/"])
+def test_mapillary(tmp_path, version, storage):
+    """An image has several tiles; a label of version 2.0 or of instances is not read."""
+    files = mapillary_files(version, size=(150, 200))
+    build(tmp_path, "mapillary", files, storage=storage)
+    for split, name, path in (
+        ("train", "street_0", "training/images/street_0.jpg"),
+        ("val", "street_1", "validation/images/street_1.jpg"),
+    ):
+        source = opened(tmp_path, "mapillary", split)
+        assert [source.name(n) for n in range(len(source))] == [name]
+        np.testing.assert_array_equal(np.asarray(source[0]["image"]), pixels(files, path))
+        expected = blocks([0, 64, 255], (150, 200))
+        np.testing.assert_array_equal(np.asarray(source[0]["label"]), expected)
+
+
+def test_class_table_of_mapillary():
+    assert (len({*MAPILLARY.names}), len({*MAPILLARY.palette})) == (65, 65)
+    assert dict(MAPILLARY.id_map) == {n: n for n in range(65)} | {65: 255}
+    assert (MAPILLARY.names[13], MAPILLARY.palette[13]) == ("Road", (128, 64, 128))
+    assert (MAPILLARY.names[64], MAPILLARY.palette[64]) == ("Ego Vehicle", (120, 10, 10))
 
 
 @pytest.mark.parametrize("layout", ["tree", "zips"])

@@ -14,6 +14,7 @@ from tests.data_pipelines.downloads_trees import (
     coco_stuff_files,
     context_files,
     lip_files,
+    mapillary_files,
     png,
     voc_files,
     write_tars,
@@ -101,6 +102,16 @@ WRONG = {
         without(coco_stuff_files(), ".png"),
         "stuffthingmaps_trainval2017.zip",
     ),
+    "mapillary, other version": (
+        "mapillary",
+        mapillary_files() | {"config.json": b'{"labels": [{"readable": "Bird"}]}'},
+        "config.json must list the 66 labels .*got 1",
+    ),
+    "mapillary, missing label": (
+        "mapillary",
+        mapillary_files() | {"training/images/street_9.jpg": b""},
+        "training/images/street_9.jpg has no label",
+    ),
     "coco, other folder": ("coco_keypoints", lip_files(), "annotations_trainval2017"),
     "coco, invalid JSON": (
         "coco_keypoints",
@@ -160,6 +171,8 @@ def test_incomplete_downloads(tmp_path):
         build(tmp_path, "pascal_voc", partial=False)
     with pytest.raises(DataError, match=r"train .*2 of 118287; val .*1 of 5000"):
         build(tmp_path, "coco_stuff", partial=False)
+    with pytest.raises(DataError, match=r"train .*1 of 18000; val .*1 of 2000"):
+        build(tmp_path, "mapillary", partial=False)
     with pytest.raises(DataError, match=r"train .*3 of 149813; val .*1 of 6352 persons"):
         build(tmp_path, "coco_keypoints", partial=False)
 
