@@ -31,6 +31,7 @@ def set_mapillary(config: ConfigDict) -> None:
     set_mmsegmentation(config)
     config.train.batch_size = 8
     config.train.steps = 240000
+    config.eval.pad_to = 128
     base.set_prepared(config, MAPILLARY.name)
     config.data.classes = MAPILLARY.names
     config.data.palette = MAPILLARY.palette

@@ -350,6 +350,19 @@ def test_real_lip(tmp_path):
     assert np.asarray(opened(tmp_path, "lip", "val")[0]["image"]).shape[2] == 3
 
 
+def test_real_palette_of_voc(tmp_path):
+    folder = real("voc_sample")
+    files = {
+        f"VOC2012/{path.relative_to(folder).as_posix()}": path.read_bytes()
+        for path in folder.glob("*/*")
+    }
+    files["VOC2012/ImageSets/Segmentation/val.txt"] = b"2011_000003\n2011_000025"
+    build(tmp_path, "pascal_voc", files)
+    labels = [np.asarray(opened(tmp_path, "pascal_voc", "val")[n]["label"]) for n in range(2)]
+    present = [[PASCAL_VOC.names[k] for k in np.unique(ids) if k != 255] for ids in labels]
+    assert present == [["background", "bottle", "person"], ["background", "bus", "car"]]
+
+
 def test_real_coco(tmp_path):
     prepare(BUILDERS["coco_keypoints"](), real("coco_kp"), tmp_path / "sets", partial=True)
     assert len(opened(tmp_path, "coco_keypoints", "train")) == 86
