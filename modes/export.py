@@ -88,15 +88,20 @@ def read_calibration(
     predictor: Predictor | PosePredictor, calibration: str, output: Path
 ) -> list[np.ndarray]:
     """Reads the images of `--calibration`, at most `CALIBRATION_IMAGES`, evenly spaced by name."""
-    images = [x.path for x in find_inputs([calibration], output) if not x.is_video]
-    if not images:
-        raise UserError(f"--calibration must hold images; got {calibration}, with videos only")
-    paths = spread(sorted(images), CALIBRATION_IMAGES)
-    with progress.track("reading calibration images", len(paths)) as advance:
-        pixels = []
-        for path in paths:
-            pixels.append(load_pixels(path, predictor.decode_options))
-            advance()
+    try:
+        images = [x.path for x in find_inputs([calibration], output) if not x.is_video]
+        if not images:
+            raise UserError(f"{calibration} holds videos only")
+        paths = spread(sorted(images), CALIBRATION_IMAGES)
+        with progress.track("reading calibration images", len(paths)) as advance:
+            pixels = []
+            for path in paths:
+                pixels.append(load_pixels(path, predictor.decode_options))
+                advance()
+    except UserError as error:
+        raise UserError(
+            f"--calibration must be a folder of images, all of them readable: {error}"
+        ) from None
     return pixels
 
 

@@ -12,6 +12,7 @@ describes them.
 import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from gsto_jax.storage import error_reason, to_path
 from gsto_jax.types import Size
 
 FORMATS = tuple(MODEL_FILES)
+_CONVERTERS = {"onnx": "jax2onnx", "onnx-float16": "onnx", "onnx-int8": "onnxruntime"}
+"""Package that converts to a format."""
 WEIGHT_FILES = ("weights.safetensors", "weights.pth")
 """Files of the same checkpoint that `--mode=export` writes to the same folder."""
 
@@ -61,8 +64,8 @@ def export(
       Paths of the files.
 
     Raises:
-      UserError: an unknown format, a missing package, a network that a format does not support, no
-        calibration images, or a folder that is not writable.
+      UserError: an unknown format, a missing package, a network that a format does not support or
+        its converter fails at, no calibration images, or a folder that is not writable.
 
     Example:
       >>> export(Predictor.load("runs/camvid_w18s"), "exported", formats=("jax",))
@@ -80,10 +83,12 @@ def export(
     onnx_formats = [name for name in FORMATS if name in formats and name != "jax"]
     model = b""
     if onnx_formats:
-        with progress.track("exporting model.onnx", always_log=True):
+        running = progress.track("exporting model.onnx", always_log=True)
+        with running, _converter_errors("onnx", predictor.checkpoint):
             model = onnx_bytes(predictor, size, description)
     for name in onnx_formats:
-        with progress.track(f"converting {MODEL_FILES[name]}"):
+        running = progress.track(f"converting {MODEL_FILES[name]}")
+        with running, _converter_errors(name, predictor.checkpoint):
             if name == "onnx-float16":
                 contents[MODEL_FILES[name]] = to_float16(model)
             elif name == "onnx-int8":
@@ -97,6 +102,23 @@ def export(
     }
     contents["model.json"] = (to_json(description, indent=2) + "\n").encode()
     return _write(to_path(folder, "folder"), contents)
+
+
+@contextlib.contextmanager
+def _converter_errors(name: str, checkpoint: Path) -> Iterator[None]:
+    """Converts errors of the converter to a format, which have no public base, to UserErrors."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and is_disk_full(error):
+            raise
+        package = _CONVERTERS[name]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        images = "pass other calibration images, " if name == "onnx-int8" else ""
+        raise UserError(
+            f"formats: {name} of {checkpoint} fails in {package} {version(package)} ({reason}): "
+            f"{images}install the packages of requirements.txt, or leave out {name}"
+        ) from error
 
 
 def calibration_inputs(

@@ -274,6 +274,24 @@ def test_invalid_exports(small_export, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@NEEDS_ONNX
+@pytest.mark.parametrize("name", ["onnx", "onnx-float16", "onnx-int8"])
+def test_converters_that_fail(small_export, tmp_path, monkeypatch, name):
+    predictor, _ = small_export
+
+    def fail(*_):
+        raise RuntimeError("bad\nrange")
+
+    function = {"onnx": "onnx_bytes", "onnx-float16": "to_float16", "onnx-int8": "to_int8"}[name]
+    monkeypatch.setattr(exporting, "check_exportable", lambda *_: None)
+    monkeypatch.setattr(exporting, "onnx_bytes", lambda *_: b"model")
+    monkeypatch.setattr(exporting, function, fail)
+    images = [np.zeros((4, 5, 3), np.uint8)]
+    with pytest.raises(UserError, match=rf"^formats: {name} of .*/7 fails .*\(bad range\)"):
+        export(predictor, tmp_path / "out", ("onnx", name), calibration=images)
+    assert not (tmp_path / "out").exists()
+
+
 def test_exports_are_replaced_atomically(tmp_path, monkeypatch):
     former = {"model.jax": b"1", "model.onnx": b"2", "model.json": b"{}"}
     exporting._write(tmp_path / "a", former)
