@@ -165,5 +165,5 @@ def _runs_program(args: SimpleNamespace) -> bool:
 
     if args.mode != "predict" or not args.checkpoint:
         return False
-    program = find_program(args.checkpoint)
+    program = find_program(args.checkpoint, args.runtime)
     return program is not None and RUNTIMES[program.suffix] == "onnx"

@@ -36,7 +36,7 @@ def run(args: Any) -> None:
     if skipped:
         names = first_names([path.name for path in skipped])
         log(f"warning: skipping {len(skipped)} files that are neither images nor videos: {names}")
-    program = find_program(args.checkpoint)
+    program = find_program(args.checkpoint, args.runtime)
     if program is None:
         from modes.predict_checkpoint import checkpoint_inputs
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gsto_jax.files import name_in_errors
 from gsto_jax.predict.onnx_graph import Graph
 
 PRECISIONS = ("float16", "int8")
@@ -100,7 +101,8 @@ def to_int8(model_bytes: bytes, inputs: Iterable[Mapping[str, np.ndarray]]) -> b
 
     model = onnx.load_from_string(model_bytes)
     metadata = {x.key: x.value for x in model.metadata_props}
-    with tempfile.TemporaryDirectory() as folder, _without_log():
+    temporary = tempfile.TemporaryDirectory()
+    with temporary as folder, name_in_errors(Path(folder)), _without_log():
         source, simple, target = (str(Path(folder) / f"{n}.onnx") for n in range(3))
         onnx.save(model, source)
         # Fuses and reorders operations, so that convolutions meet their activations.
@@ -197,10 +199,10 @@ def _gate_nodes(graph: Graph, network: set[str]) -> list[str]:
 
 @contextmanager
 def _without_log() -> Iterator[None]:
-    """Silences the root logger, to which onnxruntime's quantization writes hints."""
+    """Silences the root logger, to which onnxruntime writes hints, and errors with tracebacks."""
     logger = logging.getLogger()
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

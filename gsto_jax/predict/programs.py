@@ -117,12 +117,13 @@ class Program:
             )
 
 
-def find_program(checkpoint: str | Path) -> Path | None:
+def find_program(checkpoint: str | Path, runtime: str = "auto") -> Path | None:
     """Returns the exported program that a path names; None for a run or a checkpoint.
 
     Args:
       checkpoint: a file `*.onnx` or `*.jax`, or the folder of an export, of which the first of
         `MODEL_FILES` is taken whose runtime is installed. A folder may have any name.
+      runtime: "onnx" or "jax" prefers the programs of a folder that this runtime runs.
     """
     path = to_path(checkpoint, "checkpoint")
     if path.suffix in RUNTIMES and not is_folder(path):
@@ -131,7 +132,8 @@ def find_program(checkpoint: str | Path) -> Path | None:
         return None
     programs = [path / name for name in MODEL_FILES.values() if (path / name).is_file()]
     usable = [program for program in programs if find_spec(_PACKAGES[RUNTIMES[program.suffix]])]
-    return next(iter(usable or programs), None)
+    preferred = [program for program in programs if RUNTIMES[program.suffix] == runtime]
+    return next(iter(preferred or usable or programs), None)
 
 
 def load_program(path: str | Path) -> Program:

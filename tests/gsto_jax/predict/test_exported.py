@@ -130,6 +130,7 @@ def test_programs_are_found_by_file_and_folder(tmp_path, monkeypatch):
     assert find_program(tmp_path) == tmp_path / "model.int8.onnx"
     (tmp_path / "model.onnx").touch()
     assert find_program(tmp_path) == tmp_path / "model.onnx"
+    assert find_program(tmp_path, "jax") == tmp_path / "model.jax"
     for name in ("run.onnx", "run.jax"):
         (tmp_path / name).mkdir()
         assert find_program(tmp_path / name) is None

@@ -1,9 +1,12 @@
 """ONNX graphs after changes compute the same."""
 
+import tempfile
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
+
+from tests.faults.disks import files_no_larger_than
 
 pytestmark = pytest.mark.skipif(
     not all(map(find_spec, ("onnx", "onnxruntime"))), reason="the extra onnx is not installed"
@@ -280,6 +283,19 @@ def test_softmax_over_many_pixels_stays_float32():
     content = to_float16(shape_inference.infer_shapes(model).SerializeToString())
     (actual,) = run(content, np.zeros(shapes["image"], np.float32))
     np.testing.assert_allclose(actual, 0.5, rtol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("size", [100, 2300])
+def test_full_disk_while_quantizing(tmp_path, monkeypatch, capfd, size):
+    """Its files are in a temporary folder, the second of them written by onnxruntime."""
+    from gsto_jax.predict.onnx_precision import to_int8
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with files_no_larger_than(size), pytest.raises(OSError, match="File too large") as caught:
+        to_int8(graph().SerializeToString(), iter(()))
+    assert str(caught.value.filename).startswith(str(tmp_path)) and not list(tmp_path.iterdir())
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_spread():
