@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from data_pipelines.errors import DataError
     from data_pipelines.files.tiles import Tiles, encode_tiles
     from data_pipelines.keypoint_options import Keypoints
-    from data_pipelines.keypoints import COCO_KEYPOINTS, MPII, KeypointTable
+    from data_pipelines.keypoints import COCO_KEYPOINTS, COCO_WHOLEBODY, MPII, KeypointTable
     from data_pipelines.labels import (
         CAMVID,
         CITYSCAPES,
@@ -66,6 +66,7 @@ __all__ = [
     "CITYSCAPES",
     "COCO_KEYPOINTS",
     "COCO_STUFF",
+    "COCO_WHOLEBODY",
     "IGNORE_LABEL",
     "LIP",
     "MAPILLARY",
@@ -124,7 +125,7 @@ _MODULES = {
     "errors": "DataError",
     "files.tiles": "Tiles encode_tiles",
     "keypoint_options": "Keypoints",
-    "keypoints": "COCO_KEYPOINTS MPII KeypointTable",
+    "keypoints": "COCO_KEYPOINTS COCO_WHOLEBODY MPII KeypointTable",
     "labels": "CAMVID CITYSCAPES IGNORE_LABEL LIP PASCAL_CONTEXT_59"
     " PASCAL_CONTEXT_60 PASCAL_VOC SCENES ClassTable distinct_colors",
     "pipeline": "EvalBatches TrainBatches make_source train_batch_bytes train_batches",

@@ -68,3 +68,81 @@ MPII = KeypointTable(
     upper_body=tuple(range(7, 16)),
     lower_body=tuple(range(7)),
 )
+
+_FINGERS = ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger")
+_HAND = ("hand_root", *(f"{finger}{n}" for finger in _FINGERS for n in range(1, 5)))
+_FOOT = ("big_toe", "small_toe", "heel")
+_FEET, _FACE, _LEFT_HAND, _RIGHT_HAND = 17, 23, 91, 112
+_MIRRORED_FACE = (
+    *((n, 16 - n) for n in range(8)),
+    *((n, 43 - n) for n in range(17, 22)),
+    *((31, 35), (32, 34), (36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)),
+    *((48, 54), (49, 53), (50, 52), (55, 59), (56, 58), (60, 64), (61, 63), (65, 67)),
+)
+"""Pairs of the face's 68 joints that a flip swaps."""
+
+
+def _chain(first: int, last: int, closed: bool = False) -> tuple[tuple[int, int], ...]:
+    """Returns lines along joints of the face."""
+    lines = [(_FACE + n, _FACE + n + 1) for n in range(first, last)]
+    return (*lines, *([(_FACE + last, _FACE + first)] if closed else []))
+
+
+def _finger_lines(wrist: int, root: int) -> tuple[tuple[int, int], ...]:
+    """Returns lines from the wrist to the root of a hand, and from there along each finger."""
+    bases = range(root + 1, root + 21, 4)
+    along = [(base + n, base + n + 1) for base in bases for n in range(3)]
+    return ((wrist, root), *((root, base) for base in bases), *along)
+
+
+_HAND_SIGMAS = (
+    *(0.029, 0.022, 0.035, 0.037, 0.047, 0.026, 0.025, 0.024, 0.035, 0.018, 0.024),
+    *(0.022, 0.026, 0.017, 0.021, 0.021, 0.032, 0.02, 0.019, 0.022, 0.031),
+)
+COCO_WHOLEBODY = KeypointTable(
+    name="coco_wholebody",
+    names=(
+        *COCO_KEYPOINTS.names,
+        *(f"{side}_{name}" for side in ("left", "right") for name in _FOOT),
+        *(f"face_{n}" for n in range(68)),
+        *(f"{side}_{name}" for side in ("left", "right") for name in _HAND),
+    ),
+    flip_pairs=(
+        *COCO_KEYPOINTS.flip_pairs,
+        *((_FEET + n, _FEET + 3 + n) for n in range(3)),
+        *((_FACE + left, _FACE + right) for left, right in _MIRRORED_FACE),
+        *((_LEFT_HAND + n, _RIGHT_HAND + n) for n in range(21)),
+    ),
+    skeleton=(
+        *COCO_KEYPOINTS.skeleton,
+        *((15, _FEET + n) for n in range(3)),
+        *((16, _FEET + 3 + n) for n in range(3)),
+        *_chain(0, 16),
+        *_chain(17, 21),
+        *_chain(22, 26),
+        *_chain(27, 30),
+        *_chain(31, 35),
+        *_chain(36, 41, closed=True),
+        *_chain(42, 47, closed=True),
+        *_chain(48, 59, closed=True),
+        *_chain(60, 67, closed=True),
+        *_finger_lines(9, _LEFT_HAND),
+        *_finger_lines(10, _RIGHT_HAND),
+    ),
+    sigmas=(
+        *COCO_KEYPOINTS.sigmas,
+        *(0.068, 0.066, 0.066, 0.092, 0.094, 0.094),
+        *(0.042, 0.043, 0.044, 0.043, 0.040, 0.035, 0.031, 0.025, 0.020, 0.023, 0.029, 0.032),
+        *(0.037, 0.038, 0.043, 0.041, 0.045, 0.013, 0.012, 0.011, 0.011, 0.012, 0.012, 0.011),
+        *(0.011, 0.013, 0.015, 0.009, 0.007, 0.007, 0.007, 0.012, 0.009, 0.008, 0.016, 0.010),
+        *(0.017, 0.011, 0.009, 0.011, 0.009, 0.007, 0.013, 0.008, 0.011, 0.012, 0.010, 0.034),
+        *(0.008, 0.008, 0.009, 0.008, 0.008, 0.007, 0.010, 0.008, 0.009, 0.009, 0.009, 0.007),
+        *(0.007, 0.008, 0.011, 0.008, 0.008, 0.008, 0.01, 0.008),
+        *_HAND_SIGMAS,
+        *_HAND_SIGMAS,
+    ),
+    upper_body=COCO_KEYPOINTS.upper_body,
+    lower_body=tuple(range(11, _FACE)),
+)
+"""Joints of body, feet, face (68 landmarks), left and right hand. Face and hands are part of no
+half body, of whose center they would be most joints."""

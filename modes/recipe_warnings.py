@@ -6,7 +6,7 @@ from gsto_jax.types import Size
 
 IMAGENET_DATASETS = (
     *("cityscapes", "lip", "pascal_context", "ade20k", "pascal_voc", "coco_stuff"),
-    *("mapillary", "coco_keypoints", "mpii"),
+    *("mapillary", "coco_keypoints", "mpii", "coco_wholebody"),
 )
 """Prepared datasets whose published scores start from ImageNet weights."""
 

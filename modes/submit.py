@@ -19,6 +19,7 @@ from gsto_jax.pose.eval_set import describe_protocol as pose_protocol
 from gsto_jax.pose.evaluate import estimate_poses
 from gsto_jax.pose.metrics import to_coco_results, write_coco_results
 from gsto_jax.pose.task import PoseTask
+from gsto_jax.pose.wholebody import to_wholebody_result
 from gsto_jax.runs.experiment import load_for_evaluation
 from gsto_jax.segmentation import evaluate as segmentation
 from gsto_jax.segmentation.eval_set import SegmentationEvalSet
@@ -107,6 +108,8 @@ def _submit_poses(
     results = to_coco_results(
         poses, task.sigmas, task.config.pose, category_id=eval_set.category_id
     )
+    if task.config.pose.metric == "wholebody":
+        results = list(map(to_wholebody_result, results))
     write_coco_results(path, results)
     return path, (
         f"{len(results)} poses of {eval_set.size} persons in {eval_set.split}, {eval_set.boxes}"

@@ -18,7 +18,7 @@ from tests.documents import PAGES, ROOT, anchors, blocks, commands, name
 from tests.program import run_short
 
 LANGUAGES = {"bash", "python", "diff", "text", "floors"}
-DATASETS = "imagenet|cityscapes|camvid|lip|pascal|coco|lsp|mpii|DIR|ROOT"
+DATASETS = "imagenet|cityscapes|camvid|lip|pascal|coco|lsp|mpii|wholebody|DIR|ROOT"
 NOT_RUN = {
     r"^(pip|make|source|\.venv/bin/pre-commit)\b": "installs; CI runs it",
     r"^\.venv/bin/python -m pytest": "runs tests",

@@ -8,6 +8,7 @@ from data_pipelines.builders.builder import Builder, Example, Item
 from data_pipelines.builders.cityscapes import cityscapes
 from data_pipelines.builders.coco_keypoints import CocoKeypointsBuilder, coco_keypoints
 from data_pipelines.builders.coco_stuff import coco_stuff
+from data_pipelines.builders.coco_wholebody import coco_wholebody
 from data_pipelines.builders.imagenet import imagenet
 from data_pipelines.builders.lip import lip
 from data_pipelines.builders.mapillary import mapillary
@@ -26,6 +27,7 @@ BUILDERS: dict[str, Callable[..., Builder]] = {
     "coco_stuff": coco_stuff,
     "mapillary": mapillary,
     "coco_keypoints": coco_keypoints,
+    "coco_wholebody": coco_wholebody,
     "mpii": mpii,
     "imagenet": imagenet,
 }

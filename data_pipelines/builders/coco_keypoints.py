@@ -32,9 +32,16 @@ class CocoKeypointsBuilder(Builder):
 
     Attributes:
       keypoints: the configured joints and category; None: any number of joints.
+      file_pattern: regular expression of the annotation files, with the group "split".
+      expected_files: description of the downloads, for messages.
     """
 
     keypoints: Keypoints | None = None
+    file_pattern: str = r"person_keypoints_(?P<split>train|val)(?:20\d\d)?\.json"
+    expected_files: str = (
+        "annotations_trainval2017.zip, train2017.zip and val2017.zip, or the folders annotations/"
+        " (person_keypoints_train2017.json, ...), train2017/ and val2017/"
+    )
 
     def count(self, items: Sequence[Item]) -> int:
         """Returns the number of samples of some items."""
@@ -43,7 +50,7 @@ class CocoKeypointsBuilder(Builder):
     def items(self, downloads: Downloads) -> dict[str, list[Item]]:
         """See `Builder.items`."""
         files: dict[str, tuple[str, KeypointFile]] = {}
-        for match in downloads.match(r"person_keypoints_(?P<split>train|val)(?:20\d\d)?\.json"):
+        for match in downloads.match(self.file_pattern):
             split, name = match["split"], match[0]
             if split in files:
                 raise DataError(
@@ -51,11 +58,7 @@ class CocoKeypointsBuilder(Builder):
                 )
             files[split] = name, self._read(downloads, name)
         if not files:
-            raise wrong_downloads_error(
-                downloads,
-                "annotations_trainval2017.zip, train2017.zip and val2017.zip, or the folders"
-                " annotations/ (person_keypoints_train2017.json, ...), train2017/ and val2017/",
-            )
+            raise wrong_downloads_error(downloads, self.expected_files)
         category = _common_category(files)
         items = {
             split: _annotated_items(downloads, name, split, content)
@@ -76,13 +79,17 @@ class CocoKeypointsBuilder(Builder):
 
     def _read(self, downloads: Downloads, name: str) -> KeypointFile:
         content = read_keypoint_file(
-            downloads.read_json(name),
+            self.read_content(downloads, name),
             name,
             category=self.keypoints.category if self.keypoints else "",
             joints=self.keypoints.names if self.keypoints else (),
         )
         downloads.notes += content.notes
         return content
+
+    def read_content(self, downloads: Downloads, name: str) -> Any:
+        """Returns an annotation file as COCO keypoints."""
+        return downloads.read_json(name)
 
     def fingerprint(self, item: Item) -> str:
         """See `Builder.fingerprint`."""

@@ -2,8 +2,9 @@
 
 import re
 
-MAX_TEXT_BYTES = 2**29
-"""Maximum size of a JSON, list or .mat file. COCO's largest annotation file has 2**28 bytes."""
+MAX_TEXT_BYTES = 2**30
+"""Maximum size of a JSON, list or .mat file. COCO's largest annotation file has 2**28 bytes, and
+COCO-WholeBody adds 116 joints to each of its persons."""
 MAX_FILE_BYTES = 2**30
 """Maximum size of an archive member that is read into memory."""
 MAX_EXPANSION_RATIO = 100

@@ -15,6 +15,7 @@ class PoseConfig(Section, prefix="pose", role=RUNTIME):
         choices={
             "coco": "COCO's average precision and recall",
             "pckh": "MPII's PCKh, of persons with head boxes",
+            "wholebody": "COCO's of each part of COCO-WholeBody's 133 joints",
         },
     )
     sigma: float = option(

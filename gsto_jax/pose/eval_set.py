@@ -23,9 +23,10 @@ from gsto_jax.pose.pckh import check_head_boxes, evaluate_pckh
 from gsto_jax.pose.png_writer import PosePngWriter
 from gsto_jax.pose.poses import Poses
 from gsto_jax.pose.results import FOLDER, PersonScore, write_evaluation
-from gsto_jax.pose.scores import COCO_SCORES, PCKH_SCORES, ScoreSet
+from gsto_jax.pose.scores import COCO_SCORES, PCKH_SCORES, WHOLEBODY_SCORES, ScoreSet
 from gsto_jax.pose.tables import score_table
 from gsto_jax.pose.task import PoseTask
+from gsto_jax.pose.wholebody import evaluate_wholebody, to_wholebody_result
 
 CEILING = "true joints, encoded"
 """Name of the scores of the true joints after encoding and decoding, an upper bound."""
@@ -170,6 +171,9 @@ class PoseEvalSet(EvalSet):
         results = self._in_images(to_coco_results(poses, sigmas, task.config.pose, category))
         if self.scores == PCKH_SCORES:
             return results, evaluate_pckh(poses, truth, task.joints)
+        if self.scores == WHOLEBODY_SCORES:
+            metrics = evaluate_wholebody(results, truth, self.image_ids, sigmas, category)
+            return list(map(to_wholebody_result, results)), metrics
         return results, evaluate_coco(results, truth, self.image_ids, sigmas, category)
 
     def _headline(self, score: float) -> str:

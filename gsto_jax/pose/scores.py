@@ -6,6 +6,7 @@ from typing import Any
 
 from gsto_jax.pose.metrics import COCO_METRICS
 from gsto_jax.pose.pckh import PCKH_GROUPS
+from gsto_jax.pose.wholebody import WHOLEBODY_METRICS
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,15 @@ PCKH_SCORES = ScoreSet(
     },
     headline=("PCKh", "PCKh0.1", "PCKh_mean"),
 )
-SCORE_SETS = {"coco": COCO_SCORES, "pckh": PCKH_SCORES}
+WHOLEBODY_SCORES = ScoreSet(
+    "COCO-WholeBody metrics",
+    {
+        name: f"average {'precision' if name[:2] == 'AP' else 'recall'}, mean over OKS 0.50 to 0.95"
+        for name in WHOLEBODY_METRICS
+    },
+    headline=("AP", "AP_body", "AP_foot", "AP_face", "AP_hand"),
+)
+SCORE_SETS = {"coco": COCO_SCORES, "pckh": PCKH_SCORES, "wholebody": WHOLEBODY_SCORES}
 """Scores by `pose.metric`."""
 
 

@@ -17,6 +17,7 @@ from gsto_jax.losses import MicrobatchWeights, heatmap_supervision
 from gsto_jax.models.base import Outputs
 from gsto_jax.pose.heatmaps import decode, encode, merge_flipped, to_image
 from gsto_jax.pose.pckh import check_pckh_joints
+from gsto_jax.pose.wholebody import check_wholebody_joints
 from gsto_jax.training.hyperparameters import Hyperparameters
 from gsto_jax.training.task import Batch, BatchShapes, Task, normalize
 
@@ -72,6 +73,8 @@ class PoseTask(Task):
             )
         if self.config.pose.metric == "pckh":
             check_pckh_joints(self.joints)
+        if self.config.pose.metric == "wholebody":
+            check_wholebody_joints(self.joints)
         super().__post_init__()
 
     def initial_variables(self) -> dict[str, Any]:

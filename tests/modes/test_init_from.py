@@ -23,7 +23,7 @@ from tests.program import run_short
 PUBLISHED = {"cityscapes_w18s", "cityscapes_w48", "lip_w48", "pascal_context_w48"}
 PUBLISHED |= {"ade20k_w18s", "ade20k_w48", "pascal_voc_w18s", "pascal_voc_w48"}
 PUBLISHED |= {"coco_stuff_w18s", "coco_stuff_w48", "mapillary_w18s", "mapillary_w48"}
-PUBLISHED |= {"mpii_pose_w32"}
+PUBLISHED |= {"mpii_pose_w32", "wholebody_pose_w32"}
 PUBLISHED |= {"coco_pose_w32", "coco_pose_w48", "cityscapes_r50_ppm", "cityscapes_r50_aspp"}
 
 
