@@ -136,3 +136,15 @@ def run_short(*args, devices=1, cwd=ROOT, variables=None):
         print(json.dumps(order), file=server.stdin, flush=True)
         code = int(server.stdout.readline())
         return subprocess.CompletedProcess(args, code, stdout.read(), stderr.read())
+
+
+def refused(*args, **kwargs):
+    """Runs what must be refused before anything compiles, and returns the message."""
+    result = run_short(*args, **kwargs)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    assert "steps of" not in result.stdout, "the run had begun"
+    message = result.stderr.strip().splitlines()
+    assert len(message) == 1, result.stderr
+    assert message[0].startswith("error: ")
+    return message[0]

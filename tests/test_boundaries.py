@@ -55,6 +55,12 @@ def test_imports_point_one_way(package, forbidden):
         assert not set(imported(path)) & forbidden, path
 
 
+def test_tests_import_no_other_test():
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        text = path.read_text()
+        assert not re.search(r"^ *(from|import) .*\btest_\w+", text, re.M), path
+
+
 PACKAGES = pytest.mark.parametrize("package", ["gsto_jax", "data_pipelines"])
 
 

@@ -198,3 +198,17 @@ def test_the_reference_page_is_current():
     page = Path(__file__).parents[2] / "docs" / "config.md"
     command = "python -m modes.config_page > docs/config.md"
     assert page.read_text() == config_page.page(), f"run {command}"
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # how ml_collections loads a file
+def test_another_configuration_gets_the_same_flags(monkeypatch):
+    argv = ["main.py", "--config=x.py", "--config.seed=7", "--mode=plan", "--config.train.steps=9"]
+    monkeypatch.setattr("sys.argv", argv)
+    config = command_line.load_with_overrides("configs/quickstart.py:baseline,batch=8")
+    assert (config.name, config.seed, config.train.steps) == ("quickstart-baseline-batch8", 7, 9)
+    with pytest.raises(Exception, match="config argument must be") as error:
+        command_line.load_with_overrides("configs/quickstart.py:nope")
+    assert command_line.last_line(error.value).endswith("got ':nope'")
+    with pytest.raises(Exception, match=r"configs/nope\.py") as error:
+        command_line.load_with_overrides("configs/nope.py")
+    assert "configs/nope.py" in command_line.last_line(error.value)

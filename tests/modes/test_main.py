@@ -15,22 +15,7 @@ from gsto_jax.evaluation.folder import sample_pngs
 from gsto_jax.segmentation import results
 from tests.data_pipelines import downloads_trees
 from tests.gsto_jax import saved_runs
-from tests.program import run, run_short
-
-LABEL = np.zeros((40, 60), np.uint8)
-LABEL[:, 30:] = 1
-
-
-def refused(*args, **kwargs):
-    """Runs what must be refused before anything compiles, and returns the message."""
-    result = run_short(*args, **kwargs)
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    assert "steps of" not in result.stdout, "the run had begun"
-    message = result.stderr.strip().splitlines()
-    assert len(message) == 1, result.stderr
-    assert message[0].startswith("error: ")
-    return message[0]
+from tests.program import refused, run_short
 
 
 @pytest.mark.parametrize(
@@ -155,64 +140,6 @@ def test_tables_of_the_paper():
     assert " cityscapes_w48:baseline,trainval,ohem,ms " in result.stdout
 
 
-def write_tree(root, labels):
-    """Images of 40x60 in two splits; `labels` maps an image's number to its odd label."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 40), ("val", 2)):
-        lines = []
-        for n in range(count):
-            for kind in ("image", "label"):
-                (root / kind / split).mkdir(parents=True, exist_ok=True)
-            image, label = f"image/{split}/{n}.png", f"label/{split}/{n}.png"
-            cv2.imwrite(str(root / image), rng.integers(0, 255, (40, 60, 3)))
-            odd = labels.get(n, LABEL) if split == "train" else LABEL
-            cv2.imwrite(str(root / label), odd)
-            lines.append(f"{image} {label}")
-        (root / f"{split}.txt").write_text("\n".join(lines))
-    return [
-        "--config=configs/camvid_w18s.py:runlocal",
-        f"--config.data.root={root}",
-        "--config.data.train_size=0",
-        "--config.model.variant=mini",
-    ]
-
-
-def test_label_value_outside_the_table(tmp_path):
-    message = refused(*write_tree(tmp_path, {0: np.full_like(LABEL, 77)}))
-    assert str(tmp_path / "label/train/0.png") in message
-    assert "77 (2400 px)" in message
-    assert "id_map" in message
-
-
-def test_label_of_another_size(tmp_path):
-    message = refused(*write_tree(tmp_path, {0: LABEL[:20]}))
-    assert "60x40" in message
-    assert "60x20" in message
-
-
-@pytest.mark.parametrize("kind", ["image", "label"])
-def test_corrupt_png(tmp_path, kind):
-    args = write_tree(tmp_path, {})
-    path = tmp_path / kind / "train/0.png"
-    path.write_bytes(path.read_bytes()[:60])
-    assert f"decode {path}" in refused(*args)
-
-
-def test_empty_split(tmp_path):
-    args = write_tree(tmp_path, {})
-    (tmp_path / "val.txt").write_text("")
-    assert f"{tmp_path / 'val.txt'} is empty" in refused(*args)
-
-
-def test_paths_that_leave_the_dataset(tmp_path):
-    args = write_tree(tmp_path, {})
-    for line in (f"{tmp_path}/image/val/0.png label/val/0.png", "../image.png label/val/0.png"):
-        (tmp_path / "val.txt").write_text(line)
-        message = refused(*args)
-        assert f"{tmp_path / 'val.txt'}, line 1" in message
-        assert "outside" in message
-
-
 def test_configuration_that_fails(tmp_path):
     for text, message in (
         ("import nonsense_module", "'nonsense_module'"),
@@ -225,15 +152,6 @@ def test_configuration_that_fails(tmp_path):
         path = tmp_path / "odd.py"
         path.write_text(text)
         assert re.search(message, refused(f"--config={path}"))
-
-
-def test_bad_label_met_while_training(tmp_path):
-    """The sample before the run misses it; the thread that meets it names it."""
-    args = write_tree(tmp_path, {n: np.full_like(LABEL, 77) for n in (1, 2, 3, 4)})
-    result = run(*args, "--config.train.steps=40", f"--workdir={tmp_path / 'run'}")
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    assert re.search(r"error: \S+label/train/[1234]\.png .* 77 ", result.stderr)
 
 
 @pytest.mark.slow
@@ -389,22 +307,6 @@ def check_events(folder, evaluations, gated):
     for kind in ("sample", "branches", *(["gates"] if gated else [])):
         image = events.Tensors(f"val/{kind}/0")[-1].tensor_proto.string_val[2]
         assert cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR).shape[1] > 600
-
-
-def test_audit(tmp_path):
-    args = write_tree(tmp_path, {3: np.full_like(LABEL, 77), 5: LABEL[:20]})
-    result = run_short("--mode=audit", *args)
-    assert result.returncode == 2
-    assert "train: 40 labels, 2 problems" in result.stdout
-    assert "val: 2 labels, 0 problems" in result.stdout
-    assert re.search(r"sky +│ +46200 +│ +48\.73% +│ +39 ", result.stdout), result.stdout
-    assert re.search(r"unknown id 77 +│ +2400 +│ +2\.53% ", result.stdout)
-    assert re.search(rf"{tmp_path}/label/train/3\.png .*77 \(2400 px\)", result.stdout)
-    assert f"{tmp_path}/label/train/5.png is 60x20" in result.stdout
-    assert "listed above" in result.stderr
-    clean = run_short("--mode=audit", "--config=configs/quickstart.py:runlocal")
-    assert clean.returncode == 0, clean.stderr
-    assert "train: 8 labels, 0 problems" in clean.stdout
 
 
 @pytest.mark.slow

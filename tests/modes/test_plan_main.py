@@ -9,7 +9,7 @@ from configs import quickstart
 from gsto_jax import UserError
 from gsto_jax.plan.plan_file import planned_seconds
 from modes import plan as plan_mode
-from tests.gsto_jax.plan.test_planned_step_time import make_mesh, make_plan
+from tests.gsto_jax.plan.timed_plans import make_mesh, make_plan
 from tests.gsto_jax.small_task import values
 
 

@@ -64,11 +64,7 @@ def test_from_downloads_to_a_submission(tmp_path):
     downloads, work = tmp_path / "downloads", tmp_path / "run"
     write_downloads(downloads)
     data = f"--config.data.root={tmp_path / 'sets'}"
-    prepared = run_short("--mode=prepare", CONFIG, data, f"--source={downloads}", "--partial")
-    assert prepared.returncode == 0, prepared.stderr
-    assert "persons are category 'person' (id 0); left out: 1 of 'dog' (id 1)" in prepared.stdout
-    kept = run_short("--mode=prepare", CONFIG, data, f"--source={tmp_path}", "--partial")
-    assert f"is kept as it was built from {downloads} (train 3, val 1" in kept.stdout, kept.stderr
+    check_preparation(downloads, data)
     trained = run_short(CONFIG, data, *SMALL, *TRAIN, f"--workdir={work}")
     assert trained.returncode == 0, trained.stderr
     assert "4 steps of 2 from 3 persons" in trained.stdout
@@ -77,12 +73,25 @@ def test_from_downloads_to_a_submission(tmp_path):
     again = run_short("--mode=eval", CONFIG, data, *SMALL, f"--workdir={work}")
     pattern = re.compile(r"AP [\d.]+ \(")
     assert pattern.search(again.stdout)[0] == pattern.search(trained.stdout)[0]
+    check_submission(work, (CONFIG, data, *SMALL, f"--workdir={work}"), downloads / "boxes.json")
+    check_prediction(work, downloads / "val2017", tmp_path)
+    page = run_short("--mode=report", f"--workdir={work}")
+    assert page.returncode == 0, page.stderr
 
-    detections = f"--config.data.keypoints.detections={downloads / 'boxes.json'}"
-    args = (CONFIG, data, *SMALL, detections, f"--workdir={work}")
-    detected = run_short("--mode=eval", *args)
+
+def check_preparation(downloads, data):
+    prepared = run_short("--mode=prepare", CONFIG, data, f"--source={downloads}", "--partial")
+    assert prepared.returncode == 0, prepared.stderr
+    assert "persons are category 'person' (id 0); left out: 1 of 'dog' (id 1)" in prepared.stdout
+    kept = run_short("--mode=prepare", CONFIG, data, f"--source={downloads.parent}", "--partial")
+    assert f"is kept as it was built from {downloads} (train 3, val 1" in kept.stdout, kept.stderr
+
+
+def check_submission(work, args, boxes):
+    detections = f"--config.data.keypoints.detections={boxes}"
+    detected = run_short("--mode=eval", *args, detections)
     assert "2 persons in 2 images, detector boxes boxes.json" in detected.stdout, detected.stderr
-    sent = run_short("--mode=submit", *args)
+    sent = run_short("--mode=submit", *args, detections)
     assert sent.returncode == 0, sent.stderr
     path = work / "person_keypoints_test-dev2017_lsp_pose_w18s_results.zip"
     assert f"submission  {path}" in sent.stdout
@@ -92,41 +101,39 @@ def test_from_downloads_to_a_submission(tmp_path):
     assert {pose["category_id"] for pose in poses} == {0}
     saved = json.loads((work / "eval-val" / "results.json").read_text())
     assert {pose["image_id"] for pose in saved} == {FIRST + 11, FIRST + 12}
-    assert run_short("--mode=submit", CONFIG, data, *SMALL, f"--workdir={work}").returncode == 2
+    assert run_short("--mode=submit", *args).returncode == 2
 
-    image = downloads / "val2017" / f"{11:012d}.jpg"
-    boxes = tmp_path / "by_image.json"
+
+def check_prediction(work, images, folder):
+    image, other = images / f"{11:012d}.jpg", images / f"{12:012d}.jpg"
+    boxes, output = folder / "by_image.json", folder / "out"
     boxes.write_text(json.dumps({image.name: [[1, 2, 30, 30], [20, 5, 30, 30]]}))
-    out = f"--output={tmp_path / 'out'}"
-    named = (f"--checkpoint={work}", out, "--save=overlay,heatmaps,branches,gates")
-    predicted = run_short("--mode=predict", *named, f"--boxes={boxes}", str(image))
+    predict = ("--mode=predict", f"--checkpoint={work}", f"--output={output}")
+    named = (*predict, "--save=overlay,heatmaps,branches,gates")
+    predicted = run_short(*named, f"--boxes={boxes}", str(image))
     assert predicted.returncode == 0, predicted.stderr
-    persons = json.loads((tmp_path / "out" / "poses.json").read_text())
+    persons = json.loads((output / "poses.json").read_text())
     assert [len(rows) for rows in persons.values()] == [2]
     best = [max(row["keypoints"][2::3]) for rows in persons.values() for row in rows]
     low = sum(score < 0.2 for score in best)
     note = f"no joint of {low} persons scores 0.2 (pose.visibility_threshold) or more"
     assert (note in predicted.stdout) == (low > 0), (best, predicted.stdout)
-    overlay = cv2.imread(str(tmp_path / "out" / "overlay" / f"{11:012d}.jpg"))
-    assert overlay.shape == (40, 60, 3)
-    other = image.with_name(f"{12:012d}.jpg")
-    outside = run_short("--mode=predict", *named, "--boxes=70,5,20,30", str(other))
+    assert cv2.imread(str(output / "overlay" / f"{11:012d}.jpg")).shape == (40, 60, 3)
+    outside = run_short(*named, "--boxes=70,5,20,30", str(other))
     assert outside.returncode == 1 and "must overlap the image of 60x40 pixels" in outside.stderr
-    lost = run_short("--mode=predict", *named, f"--boxes={boxes}", str(other))
+    lost = run_short(*named, f"--boxes={boxes}", str(other))
     assert (lost.returncode, "has no boxes of" in lost.stderr) == (1, True)
-    whole = run_short("--mode=predict", *named, str(other))
+    whole = run_short(*named, str(other))
     assert whole.returncode == 0, whole.stderr
-    assert len(json.loads((tmp_path / "out" / "poses.json").read_text())) == 2
+    assert len(json.loads((output / "poses.json").read_text())) == 2
     for flags, message in (
         (["--long_side=100"], "--long_side is for segmentation"),
         (["--save=ids"], "must be some of overlay, heatmaps"),
         (["--boxes=1,2"], "--boxes must be x,y,w,h"),
         (["--config.pose.sigma=2.0"], "fixed by the checkpoint"),
     ):
-        result = run_short("--mode=predict", f"--checkpoint={work}", out, *flags, str(other))
+        result = run_short(*predict, *flags, str(other))
         assert (result.returncode, message in result.stderr) == (2, True), result.stderr
-    page = run_short("--mode=report", f"--workdir={work}")
-    assert page.returncode == 0, page.stderr
 
 
 @pytest.mark.slow

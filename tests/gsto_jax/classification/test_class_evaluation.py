@@ -15,7 +15,7 @@ from gsto_jax.image_files import center_box, crop_pixels
 from gsto_jax.models.base import Outputs
 from gsto_jax.predict.classification import ClassPredictor
 from gsto_jax.runs.trained import TrainedModel
-from tests.gsto_jax.classification.test_classification_task import class_values
+from tests.gsto_jax.small_classes import class_values
 
 
 class MeanTask(ClassificationTask):

@@ -14,14 +14,8 @@ from gsto_jax.classification.results import (
 from gsto_jax.errors import UserError
 from gsto_jax.losses import classification_loss
 from gsto_jax.runs.tasks import task_from_config
+from tests.gsto_jax.small_classes import class_values
 from tests.gsto_jax.small_task import values
-
-
-def class_values(**model):
-    plain = values(head="cls", gtm=("none",) * 3, **model)
-    plain["task"] = "classification"
-    plain["data"] |= {"source": "class_folders", "classes": ("a", "b", "c")}
-    return plain
 
 
 def test_loss_is_the_cross_entropy_with_smoothed_targets():

@@ -21,8 +21,8 @@ from gsto_jax.weights import (
     transfer,
 )
 from tests.golden.make_timm import image, weights
+from tests.gsto_jax.golden_states import deviation, load, nhwc, state_of
 from tests.gsto_jax.loss_settings import loss_config
-from tests.gsto_jax.models.test_golden import deviation, load, nhwc, state_of
 from tests.gsto_jax.weight_states import assert_equal_arrays, group_sizes, network, without
 
 # Exact counts of convolutions and linear layer, of BN, and MACs at 224x224.

@@ -1,6 +1,5 @@
 """The networks compared with outputs of the reference networks (tests/golden/README.md)."""
 
-from dataclasses import replace
 from functools import lru_cache
 
 import jax
@@ -15,13 +14,15 @@ from gsto_jax.errors import UserError
 from gsto_jax.losses import deep_supervision
 from gsto_jax.models.initialize import abstract_variables
 from gsto_jax.weights import GSTO_FORMAT, HRNET_FORMAT, POSE_FORMAT, to_state_dict
+from tests.gsto_jax.golden_states import deviation, load, nhwc, state_of
 from tests.gsto_jax.loss_settings import loss_config
-from tests.gsto_jax.weight_states import load_variables
 
 SPEC = HRNetSpec(widths=(4, 8, 16, 32), modules=(1, 2, 2), blocks=1, stage1_blocks=1)
-# The states of a and b were run by plain BatchNorm; only a2 applies the gamma rule.
-PLAIN_GAMMA = replace(GSTO_FORMAT, absolute_gamma=False)
+
+
 LOSS = loss_config()
+
+
 # float64 tells a wrong operation from a rounding error.
 DTYPES = [("float64", 1e-6), pytest.param("float32", 1e-5, marks=pytest.mark.slow)]
 
@@ -30,26 +31,6 @@ def network(gsto=None, dtype=jnp.float64, **kwargs):
     gsto = gsto or GSTOSpec()
     dtypes = {"dtype": dtype, "param_dtype": dtype}
     return HRNet(SPEC, gsto, 19, implementation="xla", **dtypes, **kwargs)
-
-
-def state_of(arrays):
-    return {k.removeprefix("state/"): v for k, v in arrays.items() if k.startswith("state/")}
-
-
-def load(model, state, state_format=PLAIN_GAMMA):
-    return load_variables(state, abstract_variables(model), state_format)
-
-
-def nhwc(array, dtype=jnp.float64):
-    return jnp.asarray(array.transpose(0, 2, 3, 1), dtype)
-
-
-def deviation(output, reference):
-    """Returns the largest difference over the largest reference value."""
-    output = np.asarray(output, np.float64)
-    output = output.transpose(0, 3, 1, 2) if output.ndim == 4 else output
-    assert output.shape == reference.shape
-    return np.abs(output - reference).max() / np.abs(reference).max()
 
 
 def without(state, *names):

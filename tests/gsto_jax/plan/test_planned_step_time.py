@@ -1,13 +1,12 @@
 """Estimated step times computed by hand, and plan files."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
 from gsto_jax import UserError
 from gsto_jax.plan.plan_file import plan_record, planned_seconds, write_plan
-from gsto_jax.plan.step_cost import SLICE_EXCHANGE, Cost, StepPlan
+from gsto_jax.plan.step_cost import SLICE_EXCHANGE
 from gsto_jax.plan.step_time import (
     INTERCONNECTS,
     Interconnect,
@@ -18,28 +17,10 @@ from gsto_jax.plan.step_time import (
 )
 from gsto_jax.plan.tables import format_step_time
 from gsto_jax.plan.topology import parse_topology
+from tests.gsto_jax.plan.timed_plans import make_mesh, make_plan
 from tests.gsto_jax.small_task import values
 
 NO_LATENCY = Interconnect(bandwidth=1e9, latency=0.0, min_ring=16)
-
-
-def make_plan(**changes):
-    values = {
-        "step": "train",
-        "batch_size": 2,
-        "peak_memory": 2**30,
-        "flops": 1e12,
-        "bytes_accessed": 8.19e9,
-        "cost": Cost(20e6, 10e6, 8.19e9),
-        "loop_flops": 0,
-        "loop_bytes": 0,
-        "collectives": {"all-reduce": (100, 9_000_000)},
-        "layers": (),
-        "kernels": {},
-        "unscheduled_calls": 0,
-        "compile_seconds": 60.0,
-    }
-    return StepPlan(**values | changes)
 
 
 @pytest.mark.parametrize(
@@ -147,12 +128,6 @@ def test_format_step_time():
     )
     assert format_step_time(StepTime(0.010, 0.020, None)).endswith("; collectives are not modeled)")
     assert format_step_time(StepTime(0.030, 0.020, 0.0)).startswith("at least 30.00 ms")
-
-
-def make_mesh(kind="TPU v5 lite", size=4):
-    device = SimpleNamespace(device_kind=kind, process_index=0)
-    flat = SimpleNamespace(flat=[device])
-    return SimpleNamespace(size=size, devices=flat, shape={"data": size})
 
 
 @pytest.fixture

@@ -15,9 +15,12 @@ from gsto_jax.segmentation.metrics import compute_scores
 from gsto_jax.segmentation.protocol import SINGLE_PASS
 from gsto_jax.segmentation.results import FOLDER, ImageScore
 from tests import program
+from tests.gsto_jax.person_scores import persons
 from tests.gsto_jax.small_task import make_task
 
 CLASSES = ("road", "sky", "car")
+
+
 NAN = float("nan")
 
 
@@ -44,19 +47,10 @@ from pathlib import Path
 import jax
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from gsto_jax.pose.results import FOLDER
-from tests.gsto_jax.segmentation.test_results import persons
+from tests.gsto_jax.person_scores import persons
 own = {n: x for n, x in enumerate(persons()) if n % 2 == jax.process_index()}
 Path(sys.argv[3]).write_text(str(FOLDER.gather(own, 4, str)))
 """
-
-
-def persons():
-    from gsto_jax.pose.results import PersonScore
-
-    kinds = [(), ("sample",), ("sample", "gates"), ()]
-    first = 12345678901234567  # float64 has no such number
-    numbers = [(first + n, n, NAN if n == 1 else 1 / (n + 3), 0.1 * n, 1.0) for n in range(4)]
-    return [PersonScore(str(n), *x, png_kinds=kinds[n]) for n, x in enumerate(numbers)]
 
 
 def test_scores_are_gathered_over_processes(tmp_path):

@@ -16,7 +16,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.training.augmentation import augment
 from gsto_jax.training.task import initial_state, train_step
 from tests.gsto_jax.small_task import MEAN, make_task
-from tests.gsto_jax.training.test_hyperparameters import batch_of, tiny_task
+from tests.gsto_jax.training.tiny_task import batch_of, tiny_task
 
 SEEDS = np.array([3, 2**32 - 1, 7], np.uint32)
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 12, 16, 3)).astype(np.uint8)

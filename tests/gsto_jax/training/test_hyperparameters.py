@@ -1,23 +1,21 @@
 """Hyperparameters are arguments of the compiled step, not constants."""
 
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsto_jax import BatchNorm, Conv, Outputs
-from gsto_jax.config import Config
+from gsto_jax import Conv
 from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch
-from gsto_jax.segmentation.task import SegmentationTask
 from gsto_jax.training.hyperparameters import step_hyperparameters
 from gsto_jax.training.loop import CompiledTrainStep
 from gsto_jax.training.optimizers import warmup_decay
 from gsto_jax.training.task import initial_state, train_step
-from tests.gsto_jax.small_task import MEAN, STD, make_task, segmentation_task, values
+from tests.gsto_jax.small_task import MEAN, STD, make_task
+from tests.gsto_jax.training.tiny_task import batch_of, tiny_task
 
 OTHER = {
     "optim": {
@@ -38,37 +36,12 @@ OTHER = {
     },
     "model": {"bn_momentum": 0.6},
 }
+
+
 OHEM = (("ohem", 1.0),)
+
+
 BASE = {"optim": {"ema_decay": 0.9}}
-
-
-class Tiny(nn.Module):
-    """A network with BatchNorm and two heads, small enough to compile in a moment."""
-
-    bn_momentum: float | jax.Array = 0.99
-    frozen_norms: frozenset = frozenset()
-
-    @nn.compact
-    def __call__(self, image, train=False):
-        x = Conv(4, 3, stride=4, name="conv")(image)
-        norm = BatchNorm(momentum=self.bn_momentum, frozen=self.frozen_norms, name="bn")
-        x = norm(x, train)
-        stage = Conv(3, name="stage")(x)
-        return Outputs(Conv(3, use_bias=True, name="head")(x), {"stage3": stage}, {}, {})
-
-
-class TinyTask(SegmentationTask):
-    @cached_property
-    def model(self):
-        return Tiny(self.config.model.bn_momentum)
-
-
-def tiny_task(steps=10, sections=(), class_weights=None, seed=0):
-    plain = {k: v for k, v in values().items() if k != "data"} | {"seed": seed}
-    for name, changes in dict(sections).items():
-        plain[name] = plain[name] | changes
-    settings = {"config": Config.from_dict(plain), "steps": steps, "class_weights": class_weights}
-    return segmentation_task(TinyTask, **settings)
 
 
 def lowered(task, side=16):
@@ -76,15 +49,6 @@ def lowered(task, side=16):
     inputs = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
     mesh = make_mesh(jax.devices()[:1])
     return CompiledTrainStep(task, mesh).lower(task.abstract_state, inputs).as_text()
-
-
-def batch_of(seed=0, side=16):
-    rng = np.random.default_rng(seed)
-    return {
-        "image": rng.integers(90, 250, (4, side, side, 3), np.uint8),
-        "label": rng.integers(0, 3, (4, side, side), np.uint8),
-        "size": np.full((4, 2), side, np.int32),
-    }
 
 
 @pytest.mark.parametrize(
@@ -161,9 +125,6 @@ def test_seeds_do_not_change_the_program_with_dropout(grad_accum_steps):
     program = lowered(task, 64)
     assert "threefry" in program or "random_bits" in program
     assert lowered(other, 64) == program
-
-
-# Running statistics of short runs
 
 
 def test_warmup_decay():

@@ -13,7 +13,7 @@ from gsto_jax.devices.mesh import make_mesh, put_batch, tree_shardings
 from gsto_jax.training.loop import CompiledTrainStep
 from gsto_jax.training.optimizers import make_optimizer
 from gsto_jax.training.task import initial_state
-from tests.gsto_jax.training.test_hyperparameters import batch_of, tiny_task
+from tests.gsto_jax.training.tiny_task import batch_of, tiny_task
 
 RATES, DECAY, MOMENTUM = (0.1, 0.3, 0.05, 0.2), 0.04, 0.8
 BETAS = {"lion": (0.9, 0.99)}
