@@ -25,7 +25,8 @@ import numpy as np
 from gsto_jax.devices.host_memory import keep_freed_memory
 from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch
 from gsto_jax.runs.tasks import task_from_config
-from gsto_jax.training.task import initial_state, train_step
+from gsto_jax.training.task import initial_state
+from gsto_jax.training.train_step import train_step
 
 ROUNDS = 5
 

@@ -73,13 +73,7 @@ def gated_maps(
     """
     kernel = as_floating(kernel)
     features = as_floating(features, kernel.dtype)
-    if kernel.ndim != 2:
-        raise ValueError(f"kernel must be c n, one column per gate; got shape {kernel.shape}")
-    if features.ndim != 4 or features.shape[-1] != kernel.shape[0]:
-        raise ValueError(
-            f"features must be b h w {kernel.shape[0]} for a kernel of shape {kernel.shape}; "
-            f"got shape {features.shape}"
-        )
+    _check_shapes(features, kernel)
     data, factor = unwrap(features)
     spec = GateSpec(kernel.shape[1], factor, relu, interpret, maximum)
     shift = None if norm is None else norm.shift
@@ -94,6 +88,16 @@ def gated_maps(
     gates, _, _ = xla.gates_from_logits(logits, norm, spec, shift)
     gates = gates.astype(data.dtype)
     return Gated(tuple(wrap_like(x, features) for x in maps), wrap_like(gates, features), mean, var)
+
+
+def _check_shapes(features: FeatureMap, kernel: Array) -> None:
+    if kernel.ndim != 2:
+        raise ValueError(f"kernel must be c n, one column per gate; got shape {kernel.shape}")
+    if features.ndim != 4 or features.shape[-1] != kernel.shape[0]:
+        raise ValueError(
+            f"features must be b h w {kernel.shape[0]} for a kernel of shape {kernel.shape}; "
+            f"got shape {features.shape}"
+        )
 
 
 def _implementations(

@@ -42,7 +42,7 @@ def read_network(weights: str | Path) -> StoredNetwork | None:
     if not is_run(path):
         return None
     checkpoint, record, variables, _ = read_first(
-        path, lambda message: warnings.warn(message, stacklevel=4)
+        path, lambda message: warnings.warn(message, stacklevel=5)
     )
     values = record["config"]
     task, data = values["task"], values["data"]

@@ -31,7 +31,8 @@ from gsto_jax.devices.synchronized_timer import SynchronizedTimer
 from gsto_jax.errors import TrainingError
 from gsto_jax.training.hyperparameters import step_hyperparameters
 from gsto_jax.training.step_time import StepTime, Stopwatch
-from gsto_jax.training.task import Task, TrainState, state_shardings, train_step
+from gsto_jax.training.task import Task, TrainState, state_shardings
+from gsto_jax.training.train_step import train_step
 
 MAX_SECONDS_AHEAD = 1.0
 """Longest time of steps that are dispatched ahead: a stop waits for them."""

@@ -15,7 +15,7 @@ from gsto_jax.layers import FCNHead, adaptive_average_pool, resize
 from gsto_jax.layers.attention import ChannelAttention, SpatialAttention
 from gsto_jax.layers.blocks import BasicBlock, Bottleneck, ConvBN, StridedConvChain
 from gsto_jax.pose.heatmaps import REFINEMENTS, decode, merge_flipped
-from gsto_jax.training.task import train_step
+from gsto_jax.training.train_step import train_step
 from tests.gsto_jax.small_task import make_task
 
 KEY = jax.random.key(0)

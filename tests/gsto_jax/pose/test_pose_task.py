@@ -11,7 +11,8 @@ from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.training.optimizers import adam
 from gsto_jax.training.schedules import step_schedule
-from gsto_jax.training.task import initial_state, train_step
+from gsto_jax.training.task import initial_state
+from gsto_jax.training.train_step import train_step
 from tests.gsto_jax.pose_runs import batches, pose_task, pose_values
 from tests.gsto_jax.small_task import make_task
 

@@ -14,7 +14,8 @@ from gsto_jax.config import AugmentConfig
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.errors import UserError
 from gsto_jax.training.augmentation import augment
-from gsto_jax.training.task import initial_state, train_step
+from gsto_jax.training.task import initial_state
+from gsto_jax.training.train_step import train_step
 from tests.gsto_jax.small_task import MEAN, make_task
 from tests.gsto_jax.training.tiny_task import batch_of, tiny_task
 

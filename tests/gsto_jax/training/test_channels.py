@@ -14,7 +14,8 @@ from gsto_jax.layers.blocks import ConvBN
 from gsto_jax.models.base import Network, Outputs
 from gsto_jax.ops.checks import check_map
 from gsto_jax.segmentation.task import SegmentationTask, eval_step
-from gsto_jax.training.task import TrainState, initial_state, normalize, train_step
+from gsto_jax.training.task import TrainState, initial_state, normalize
+from gsto_jax.training.train_step import train_step
 from tests.gsto_jax.small_task import batches, make_task
 
 

@@ -13,7 +13,8 @@ from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch
 from gsto_jax.training.hyperparameters import step_hyperparameters
 from gsto_jax.training.loop import CompiledTrainStep
 from gsto_jax.training.optimizers import warmup_decay
-from gsto_jax.training.task import initial_state, train_step
+from gsto_jax.training.task import initial_state
+from gsto_jax.training.train_step import train_step
 from tests.gsto_jax.small_task import MEAN, STD, make_task
 from tests.gsto_jax.training.tiny_task import batch_of, tiny_task
 

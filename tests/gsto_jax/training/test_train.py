@@ -14,7 +14,8 @@ from gsto_jax.errors import TrainingError
 from gsto_jax.runs.checkpoint import Checkpoints, load_latest
 from gsto_jax.segmentation.evaluate import evaluate
 from gsto_jax.training.loop import Hooks, fit
-from gsto_jax.training.task import initial_state, normalize, train_step
+from gsto_jax.training.task import initial_state, normalize
+from gsto_jax.training.train_step import train_step
 from tests.gsto_jax.small_task import FAST, GATED, MEAN, STD, batches, make_task, values
 
 
