@@ -34,7 +34,7 @@ from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.models.specs import VARIANTS
 from gsto_jax.ops.packing import Packed, pack_factors
 from gsto_jax.plan import costs
-from gsto_jax.plan.hlo import Instruction, Program, parse_arrays
+from gsto_jax.plan.hlo import HLOProgram, Instruction, parse_arrays
 from gsto_jax.plan.targets import compile_target
 
 TOPOLOGIES = {
@@ -49,7 +49,7 @@ READS = {TRAINING: (2, 2), "paper, training": (1, 1), "released, inference": (1,
 """Number of times that inputs are read in the forward and in the backward pass, by variant."""
 
 
-class Row(NamedTuple):
+class GatedBranch(NamedTuple):
     """Gates of a branch.
 
     Attributes:
@@ -71,7 +71,7 @@ class Row(NamedTuple):
     num_gates: str
 
 
-def _rows() -> Iterator[Row]:
+def _rows() -> Iterator[GatedBranch]:
     first, size = next(iter(TOPOLOGIES)), "x".join(map(str, SIZE))
     kinds = [
         *((topology, x, size, TRAINING, "bfloat16") for topology in TOPOLOGIES for x in NETWORKS),
@@ -85,16 +85,16 @@ def _rows() -> Iterator[Row]:
         *((first, x, size, TRAINING, "float32") for x in NETWORKS[::2]),
     ]
     for kind, gates in itertools.product(kinds, (2, 3, 4)):
-        yield from (Row(*kind, str(branch), str(gates)) for branch in range(gates))
+        yield from (GatedBranch(*kind, str(branch), str(gates)) for branch in range(gates))
 
 
 FIELDS = (
-    *(*Row._fields, "shape", "minimum_MB", "pallas_tpu_MB", "pallas_tpu_over_minimum"),
+    *(*GatedBranch._fields, "shape", "minimum_MB", "pallas_tpu_MB", "pallas_tpu_over_minimum"),
     *("pallas_tpu_accessed_MB", "xla_MB", "xla_over_minimum", "xla_accessed_MB"),
 )
 
 
-def crossing(program: Program, instruction: Instruction) -> int:
+def crossing(program: HLOProgram, instruction: Instruction) -> int:
     """Returns the bytes that an operation moves between HBM and the cores."""
     if instruction.is_kernel:
         return costs.kernel_hbm_bytes(program, instruction)
@@ -109,7 +109,7 @@ def crossing(program: Program, instruction: Instruction) -> int:
 
 
 def gate_step(  # type: ignore[no-untyped-def]
-    row: Row, pack, implementation, features, cotangents, kernel, *affine
+    row: GatedBranch, pack, implementation, features, cotangents, kernel, *affine
 ):
     """Returns the gated maps, and in training the gradients."""
     epsilon = 1e-5 if row.variant == TRAINING else None
@@ -130,7 +130,7 @@ def gate_step(  # type: ignore[no-untyped-def]
     return maps, backward(cotangents)
 
 
-def measure(row: Row) -> dict[str, object]:
+def measure(row: GatedBranch) -> dict[str, object]:
     """Compiles the gates of a branch; returns their traffic."""
     branch, gates = int(row.branch), int(row.num_gates)
     size = [int(side) for side in row.image_size.split("x")]
@@ -165,7 +165,7 @@ def measure(row: Row) -> dict[str, object]:
             out_shardings=(gated, gradients) if backward else gated,
         )
         lowered = step.lower(features, (features,) * gates, kernel, *affine)
-        program = Program.parse(lowered.compile().as_text())
+        program = HLOProgram.parse(lowered.compile().as_text())
         accessed = sum(
             costs.bytes_accessed(program, x) * times for x, times in program.executions()
         )
@@ -181,7 +181,7 @@ def measure(row: Row) -> dict[str, object]:
     return result | {"minimum_MB": round(minimum / 1e6, 1)}
 
 
-def write(path: Path, rows: Mapping[Row, Mapping[str, object]]) -> None:
+def write(path: Path, rows: Mapping[GatedBranch, Mapping[str, object]]) -> None:
     """Writes the measured rows."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
@@ -195,8 +195,8 @@ def main() -> None:
     versions = f"jax{jax.__version__}_libtpu{version('libtpu')}"
     path = Path(__file__).with_name(f"{Path(__file__).stem}_tpus_{versions}.csv")
     rows = list(csv.DictReader(path.open())) if path.exists() else []
-    results: dict[Row, dict[str, object]] = {
-        Row(*(result[key] for key in Row._fields)): dict(result) for result in rows
+    results: dict[GatedBranch, dict[str, object]] = {
+        GatedBranch(*(result[key] for key in GatedBranch._fields)): dict(result) for result in rows
     }
     for row in _rows():
         if row not in results:

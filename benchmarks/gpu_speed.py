@@ -52,7 +52,7 @@ EPSILONS = {"normalized": 1e-5, "affine": None}
 IMPLEMENTATIONS = ("xla", "pallas_gpu")
 
 
-class Row(NamedTuple):
+class TimedNetwork(NamedTuple):
     """A benchmarked network: module of `configs/` with arguments, and gate implementation."""
 
     config: str
@@ -60,12 +60,12 @@ class Row(NamedTuple):
 
 
 ROWS = {
-    "hrnet-w18s": Row("cityscapes_w18s:baseline"),
-    "gsto-w18s": Row("cityscapes_w18s"),
-    "gsto-w18s-kernels": Row("cityscapes_w18s", "pallas_gpu"),
-    "hrnet-w48": Row("cityscapes_w48:baseline"),
-    "gsto-w48": Row("cityscapes_w48"),
-    "gsto-w48-kernels": Row("cityscapes_w48", "pallas_gpu"),
+    "hrnet-w18s": TimedNetwork("cityscapes_w18s:baseline"),
+    "gsto-w18s": TimedNetwork("cityscapes_w18s"),
+    "gsto-w18s-kernels": TimedNetwork("cityscapes_w18s", "pallas_gpu"),
+    "hrnet-w48": TimedNetwork("cityscapes_w48:baseline"),
+    "gsto-w48": TimedNetwork("cityscapes_w48"),
+    "gsto-w48-kernels": TimedNetwork("cityscapes_w48", "pallas_gpu"),
 }
 
 
@@ -200,7 +200,7 @@ def differences(actual: Any, expected: Any) -> list[float]:
     return [float(np.linalg.norm(flat(a) - flat(b)) / np.linalg.norm(flat(b))) for a, b in pairs]
 
 
-def make_task(row: Row) -> Task:
+def make_task(row: TimedNetwork) -> Task:
     """Builds the task of a row, in bfloat16."""
     name, _, arguments = row.config.partition(":")
     values = json.loads(importlib.import_module(f"configs.{name}").get_config(arguments).to_json())

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from gsto_jax.plan import costs
-from gsto_jax.plan.hlo import Instruction, Program
+from gsto_jax.plan.hlo import HLOProgram, Instruction
 
 _IGNORED_ATTRIBUTES = re.compile(
     r", (?:channel_id|replica_groups|calls|to_apply|metadata|backend_config|frontend_attributes)="
@@ -23,7 +23,7 @@ _NAME = re.compile(r"%[\w.\-]+")
 _CALLED = ("calls", "to_apply", "select", "scatter")
 
 
-def operations(program: Program) -> Counter[str]:
+def operations(program: HLOProgram) -> Counter[str]:
     """Returns the operations of a program, without names and float constants.
 
     Args:
@@ -61,13 +61,13 @@ def _kernel_text(instruction: Instruction) -> str:
     return re.sub(r"[.\d]+$", "", instruction.name) + (body[1] if body else "")
 
 
-def _called_text(program: Program, instruction: Instruction, cache: dict[str, str]) -> str:
+def _called_text(program: HLOProgram, instruction: Instruction, cache: dict[str, str]) -> str:
     """Returns the computations that an operation calls, as text."""
     names = filter(None, (instruction.find_called(kind) for kind in _CALLED))
     return "\n".join(_computation_text(program, name, cache) for name in names)
 
 
-def _computation_text(program: Program, name: str, cache: dict[str, str]) -> str:
+def _computation_text(program: HLOProgram, name: str, cache: dict[str, str]) -> str:
     if name not in cache:
         inside = program.computations.get(name, ())
         nested = (_called_text(program, x, cache) for x in inside)

@@ -46,9 +46,18 @@ import jax
 
 from benchmarks import scaling_report
 from benchmarks.program_similarity import difference, operations
-from benchmarks.scaling_report import CHIP, GRIDS, MEASUREMENTS, NETWORKS, ROWS, Result, Row, same
+from benchmarks.scaling_report import (
+    CHIP,
+    GRIDS,
+    MEASUREMENTS,
+    NETWORKS,
+    ROWS,
+    Result,
+    ScalingRow,
+    same,
+)
 from gsto_jax.plan.compile import OutOfMemory, plan_step
-from gsto_jax.plan.hlo import Program
+from gsto_jax.plan.hlo import HLOProgram
 from gsto_jax.plan.step_cost import count_collectives
 from gsto_jax.plan.targets import compile_target
 from modes.run_setup import parse_config
@@ -59,7 +68,7 @@ MAX_DIFFERENCE = 0.01
 """Maximum fraction of bytes that differs between programs that count as equal."""
 
 
-def compile_row(row: Row) -> dict[str, Any]:
+def compile_row(row: ScalingRow) -> dict[str, Any]:
     """Compiles the step of a row; returns its measurements, per chip."""
     config = importlib.import_module(f"configs.{NETWORKS[row.network][0]}").get_config()
     target = compile_target(f"{CHIP}:{'x'.join(map(str, GRIDS[row.chips]))}")
@@ -91,7 +100,7 @@ def compile_row(row: Row) -> dict[str, Any]:
     }
 
 
-def optimized_program(row: Row) -> Program | None:
+def optimized_program(row: ScalingRow) -> HLOProgram | None:
     """Compiles a row up to the optimized program; None if compilation fails before.
 
     A subprocess compiles, and is killed once it has dumped the program.
@@ -123,10 +132,10 @@ def optimized_program(row: Row) -> Program | None:
             compiler.kill()
             compiler.wait()
         (path,) = dumps
-        return Program.parse(path.with_name(path.name.replace(later, "")).read_text())
+        return HLOProgram.parse(path.with_name(path.name.replace(later, "")).read_text())
 
 
-def copy_similar(row: Row, results: Sequence[Result]) -> dict[str, Any] | None:
+def copy_similar(row: ScalingRow, results: Sequence[Result]) -> dict[str, Any] | None:
     """Copies the measurements of a row with other chips and an equal program, if there is one."""
     start_time = time.perf_counter()
     candidates = [
@@ -155,7 +164,7 @@ def copy_similar(row: Row, results: Sequence[Result]) -> dict[str, Any] | None:
     return None
 
 
-def measure_row(row: Row, results: Sequence[Result], full: bool = False) -> dict[str, Any]:
+def measure_row(row: ScalingRow, results: Sequence[Result], full: bool = False) -> dict[str, Any]:
     """Measures a row: copies it from another with the same or a similar step, or compiles it.
 
     Args:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gsto_jax.files import atomic_write
-from gsto_jax.plan.step_time import StepTime, tpu_step_time
+from gsto_jax.plan.step_time import PlannedStepTime, tpu_step_time
 
 CHIP = "v5e"
 GRIDS = {4: (2, 2), 16: (4, 4), 64: (8, 8), 256: (16, 16)}
@@ -25,7 +25,7 @@ Result = Mapping[str, Any]
 """A row of the CSV."""
 
 
-class Row(NamedTuple):
+class ScalingRow(NamedTuple):
     """A train step to compile.
 
     Attributes:
@@ -54,11 +54,11 @@ class Row(NamedTuple):
         return max(1, self.images_per_chip // IMAGES_PER_ACCUMULATION_STEP)
 
 
-def _rows() -> Iterator[Row]:
+def _rows() -> Iterator[ScalingRow]:
     """Yields all rows in the order of the table."""
     for network, (_, chip_counts) in NETWORKS.items():
         rows = [
-            Row(
+            ScalingRow(
                 network,
                 series,
                 chips,
@@ -75,7 +75,7 @@ MEASUREMENTS = (
     *("fits", "error", "peak_memory_GiB", "accessed_GB", "xla_Mcycles", "kernel_Mcycles"),
     *("GFLOP", "kernel_calls", "collectives", "compile_seconds"),
 )
-FIELDS = ("row", *Row._fields, *MEASUREMENTS, "copied_from", "difference")
+FIELDS = ("row", *ScalingRow._fields, *MEASUREMENTS, "copied_from", "difference")
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ def parse_collectives(text: str) -> dict[str, tuple[int, int]]:
     return {kind: (int(count), int(size)) for kind, count, size in items}
 
 
-def step_time(result: Result) -> StepTime | None:
+def step_time(result: Result) -> PlannedStepTime | None:
     """Estimates the time of a step; None if it does not fit into memory."""
     if result["fits"] != "yes":
         return None

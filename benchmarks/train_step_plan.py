@@ -33,7 +33,7 @@ from modes.run_setup import parse_config
 TOPOLOGY = "v5e:2x2"
 
 
-class Row(NamedTuple):
+class PlannedNetwork(NamedTuple):
     """A train step to compile.
 
     Attributes:
@@ -52,18 +52,18 @@ class Row(NamedTuple):
 
 
 ROWS = {
-    "hrnet-w18s": Row("cityscapes_w18s:baseline", 8, port=(12.6, 23.7, 0.81)),
-    "gsto-w18s": Row("cityscapes_w18s", 8, port=(21.3, 37.0, 0.99)),
-    "gsto-w18s-xla": Row("cityscapes_w18s", 8, "xla", (21.3, 37.0, 0.99)),
-    "hrnet-w48": Row("cityscapes_w48:baseline", 8, port=(25.7, 55.7, 1.73)),
-    "gsto-w48": Row("cityscapes_w48", 8, port=(36.6, 76.9, 1.73)),
-    "gsto-w48-xla": Row("cityscapes_w48", 8, "xla", (36.6, 76.9, 1.73)),
-    "gsto-w48-remat": Row("cityscapes_w48", 8, port=(36.6, 76.9, 1.73), remat=True),
-    "gsto-w48-at-3": Row("cityscapes_w48", 3, port=(94.5, 172.9, 3.53)),
+    "hrnet-w18s": PlannedNetwork("cityscapes_w18s:baseline", 8, port=(12.6, 23.7, 0.81)),
+    "gsto-w18s": PlannedNetwork("cityscapes_w18s", 8, port=(21.3, 37.0, 0.99)),
+    "gsto-w18s-xla": PlannedNetwork("cityscapes_w18s", 8, "xla", (21.3, 37.0, 0.99)),
+    "hrnet-w48": PlannedNetwork("cityscapes_w48:baseline", 8, port=(25.7, 55.7, 1.73)),
+    "gsto-w48": PlannedNetwork("cityscapes_w48", 8, port=(36.6, 76.9, 1.73)),
+    "gsto-w48-xla": PlannedNetwork("cityscapes_w48", 8, "xla", (36.6, 76.9, 1.73)),
+    "gsto-w48-remat": PlannedNetwork("cityscapes_w48", 8, port=(36.6, 76.9, 1.73), remat=True),
+    "gsto-w48-at-3": PlannedNetwork("cityscapes_w48", 3, port=(94.5, 172.9, 3.53)),
 }
 
 
-def measure(row: Row) -> dict[str, Any]:
+def measure(row: PlannedNetwork) -> dict[str, Any]:
     """Compiles the step of a row; returns its costs per image."""
     name, _, arguments = row.config.partition(":")
     make = importlib.import_module(f"configs.{name}").get_config

@@ -17,6 +17,10 @@ name: the branches of a network are `b _ _ _`, since each has its own size. Anno
 checked at run time.
 """
 
+from typing import Any
+
+Record = dict[str, Any]
+"""A JSON object."""
 Size = tuple[int, int]
 """Height and width in pixels."""
 LeafPath = tuple[str, ...]

@@ -23,10 +23,10 @@ from gsto_jax.segmentation.inference import SegmentationPrograms
 from gsto_jax.segmentation.scale_awareness import (
     ImageMeasures,
     ScaleAwareness,
+    average_measures,
     branch_maps,
     label_geometry,
     measure_image,
-    summarize,
 )
 from gsto_jax.segmentation.scale_figure import draw_awareness
 from gsto_jax.segmentation.scale_results import (
@@ -34,7 +34,7 @@ from gsto_jax.segmentation.scale_results import (
     FIGURE_FILES,
     JSON_FILE,
     awareness_tables,
-    write_results,
+    write_scale_results,
 )
 from gsto_jax.segmentation.task import SegmentationTask
 from gsto_jax.storage import error_reason, to_path
@@ -76,7 +76,7 @@ def run(args: Any) -> None:
     }
     paths = [str(trained.path) for trained in models.values()]
     about = {"split": eval_set.split, "checkpoints": dict(zip(networks, paths, strict=True))}
-    write_results(folder, networks, about)
+    write_scale_results(folder, networks, about)
     draw_awareness(networks, *(folder / name for name in FIGURE_FILES))
     for table in awareness_tables(networks, eval_set.split):
         log(table)
@@ -193,4 +193,4 @@ def _measure(
             f"config.data.eval_split={eval_set.split} has no labels: objects are measured in label "
             "maps"
         )
-    return summarize(names, [measures[index] for index in sorted(measures)])
+    return average_measures(names, [measures[index] for index in sorted(measures)])

@@ -38,7 +38,7 @@ from gsto_jax.sweep.run_result import (
     RunResult,
     current_operation,
     exit_reason,
-    last_step,
+    last_logged_step,
     read_config,
     read_result,
 )
@@ -78,7 +78,7 @@ def run(args: Any) -> int:
             sweep = Sweep(runs, args.jobs, interrupt)
             sweep.train([run for run in runs if run not in finished])
         title = file.removeprefix(f"{loading.ROOT}/")
-        write_results(folder, title, runs, reference, sweep.missing_reasons)
+        write_comparison(folder, title, runs, reference, sweep.missing_reasons)
     for failed in sweep.failed:
         log(f"failed      {failed.name}: {failed.log}")
     if stopped := interrupt.received or sweep.preempted:
@@ -180,7 +180,7 @@ class Sweep:
                 name = run.name
                 if stage := current_operation(run.log, self._log_offsets[run]):
                     name += f": {stage}"
-                self._progress.update(bar, completed=last_step(run.folder), description=name)
+                self._progress.update(bar, completed=last_logged_step(run.folder), description=name)
 
     def _log(self, text: str) -> None:
         self._progress.console.print(text, soft_wrap=True)
@@ -198,7 +198,7 @@ def extra_environment(environment: Mapping[str, str], jobs: int) -> dict[str, st
     return {name: value for name, value in extra.items() if name not in environment}
 
 
-def write_results(
+def write_comparison(
     folder: Path,
     title: str,
     runs: Sequence[SweepRun],

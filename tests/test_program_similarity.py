@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.program_similarity import difference, operations
-from gsto_jax.plan.hlo import Program
+from gsto_jax.plan.hlo import HLOProgram
 
 TEXT = """HloModule jit_step
 
@@ -63,7 +63,7 @@ def read(*changes):
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
-    return operations(Program.parse(text))
+    return operations(HLOProgram.parse(text))
 
 
 def test_operations_count_by_the_bytes_that_they_move():
@@ -72,7 +72,7 @@ def test_operations_count_by_the_bytes_that_they_move():
 
 def test_a_loop_counts_as_often_as_it_runs():
     def loop(times):
-        return operations(Program.parse(LOOP.replace("TIMES", str(times))))
+        return operations(HLOProgram.parse(LOOP.replace("TIMES", str(times))))
 
     assert loop(6).total() - loop(5).total() == loop(5).total() - loop(4).total() > 0
     assert 0 < difference(loop(5), loop(6)) < 0.2

@@ -8,13 +8,13 @@ from benchmarks import scaling_plan, scaling_report
 from benchmarks.scaling_plan import measure_row
 from benchmarks.scaling_report import (
     ROWS,
-    Row,
+    ScalingRow,
     efficiency,
     images_per_second_per_chip,
     plot,
     table,
 )
-from gsto_jax.plan.hlo import Program
+from gsto_jax.plan.hlo import HLOProgram
 
 MEASUREMENTS = {
     "fits": "yes",
@@ -42,7 +42,7 @@ def too_large(name):
 
 
 def test_rows():
-    assert ROWS["w18s-strong-64-groups"] == Row("w18s", "strong", 64, 8, "groups")
+    assert ROWS["w18s-strong-64-groups"] == ScalingRow("w18s", "strong", 64, 8, "groups")
     assert [x.images_per_chip for x in ROWS.values() if x.name.startswith("w48-weak")] == [2] * 4
     assert {x.chips for x in ROWS.values() if x.network == "w48"} == {4, 256}
     assert {x.chips * x.images_per_chip for x in ROWS.values() if x.series == "strong"} == {512}
@@ -113,7 +113,7 @@ def program(shapes, collectives=1):
     lines += [f"  %b{n} = f32[{shape}] add(%a{n}, %a{n})" for n, shape in enumerate(shapes)]
     lines += [f"  %c{n} = f32[4] all-reduce(%few), replica_groups={{}}" for n in range(collectives)]
     lines[-1] = lines[-1].replace("  %", "  ROOT %")
-    return Program.parse("\n".join(["ENTRY %main () -> f32[4] {", *lines, "}"]))
+    return HLOProgram.parse("\n".join(["ENTRY %main () -> f32[4] {", *lines, "}"]))
 
 
 def test_a_program_that_differs_in_chips_alone_is_not_compiled_again(monkeypatch):

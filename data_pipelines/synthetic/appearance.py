@@ -42,7 +42,7 @@ def sample_color(rng: np.random.Generator, class_name: str) -> Color:
     return 255 * red, 255 * green, 255 * blue
 
 
-def blend(first: Color, second: Color, weight: float) -> Color:
+def blend_colors(first: Color, second: Color, weight: float) -> Color:
     """Blends two colors; `weight` is the weight of the second color."""
     rest = 1 - weight
     return (

@@ -6,7 +6,7 @@ from math import exp, inf
 import numpy as np
 
 from data_pipelines.labels import SCENES
-from data_pipelines.synthetic.appearance import blend, sample_color, scale_brightness
+from data_pipelines.synthetic.appearance import blend_colors, sample_color, scale_brightness
 from data_pipelines.synthetic.canvas import Camera, Canvas, Color
 
 ROAD, SIDEWALK, BUILDING, VEGETATION, SKY, POLE, SIGN, CAR, PERSON = range(len(SCENES.names))
@@ -52,7 +52,7 @@ class Scene:
         self.facade = (self.curb[0] - sidewalk_widths[0], self.curb[1] + sidewalk_widths[1])
         self.side_street = rng.uniform(12, 60) if rng.random() < 0.4 else inf
         self.sky = sample_color(rng, "sky")
-        self.haze = blend(self.sky, sample_color(rng, "sky"), 0.5)
+        self.haze = blend_colors(self.sky, sample_color(rng, "sky"), 0.5)
         self.visibility = 10 ** rng.uniform(2.0, 3.0)
         self.side_light = rng.uniform(0.7, 1.15, 2).tolist()
         self.ambient = sum(self.side_light) / 2
@@ -64,7 +64,9 @@ class Scene:
 
     def shade(self, color: Color, z: float, brightness: float = 1.0) -> Color:
         """Applies a brightness, and the haze at distance z."""
-        hazy = blend(scale_brightness(color, brightness), self.haze, 1 - exp(-z / self.visibility))
+        hazy = blend_colors(
+            scale_brightness(color, brightness), self.haze, 1 - exp(-z / self.visibility)
+        )
         return scale_brightness(hazy, 1.0)
 
     def is_in_view(self, column: float, radius: float) -> bool:

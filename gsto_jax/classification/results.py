@@ -12,7 +12,7 @@ from typing import Any
 
 from gsto_jax.classification.metrics import TOP_K
 from gsto_jax.classification.png_writer import PNG_KINDS
-from gsto_jax.evaluation.folder import ResultsFolder, SampleScore, parse_number, read_record
+from gsto_jax.evaluation.folder import ResultsFolder, SampleScore, parse_number, read_eval_record
 from gsto_jax.evaluation.percent import csv_number
 from gsto_jax.files import read_csv, to_csv, write_text
 
@@ -94,7 +94,7 @@ def write_evaluation(
 
 def read_evaluation(folder: Path) -> ClassificationEvaluation | None:
     """Reads an evaluation from a folder; None if it is missing or incomplete."""
-    record = read_record(folder)
+    record = read_eval_record(folder)
     if record is None or not {*TOP_K} <= record.keys():
         return None
     try:

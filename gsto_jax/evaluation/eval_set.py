@@ -15,8 +15,7 @@ from gsto_jax import progress
 from gsto_jax.evaluation.folder import ResultsFolder, SampleScore
 from gsto_jax.evaluation.loop import Batch, GetMaps, OnBatch, never_stop
 from gsto_jax.evaluation.png_writer import PngWriter
-
-Record = dict[str, Any]
+from gsto_jax.types import Record
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ def png_paths(folder: Path, name: str, kinds: Iterable[str]) -> dict[str, Path]:
     return {kind: path.with_name(f"{path.name}{suffix}.png") for kind, suffix in suffixes.items()}
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
+def read_eval_record(folder: Path) -> dict[str, Any] | None:
     """Reads evaluation.json; None if there is none."""
     return read_json_object(folder / RECORD_FILE)
 

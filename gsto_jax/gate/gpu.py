@@ -79,7 +79,7 @@ class Tiling(NamedTuple):
         return -(-self.pixels // (self.rows * self.tiles))
 
 
-class Tile(NamedTuple):
+class KernelTile(NamedTuple):
     """A tile of a program's block.
 
     Attributes:
@@ -236,7 +236,7 @@ def _affine_gradient(
 # Tiles and operands
 
 
-def _tile(tiling: Tiling, program: Any, index: Any = 0) -> Tile:
+def _tile(tiling: Tiling, program: Any, index: Any = 0) -> KernelTile:
     """Returns a program's tile. `program` is its id, which interpret mode lacks inside loops."""
     shape, mask = (tiling.rows, tiling.lanes), None
     if tiling.channels < tiling.lanes:
@@ -245,16 +245,16 @@ def _tile(tiling: Tiling, program: Any, index: Any = 0) -> Tile:
         first = (program * tiling.tiles + index) * tiling.rows
         inside = first + jax.lax.broadcasted_iota(jnp.int32, shape, 0) < tiling.pixels
         mask = inside if mask is None else mask & inside
-    return Tile(pl.ds(index * tiling.rows, tiling.rows), mask)
+    return KernelTile(pl.ds(index * tiling.rows, tiling.rows), mask)
 
 
-def _load(ref: Any, tile: Tile) -> Array:
+def _load(ref: Any, tile: KernelTile) -> Array:
     """Returns a tile in float32, zeros outside the map."""
     other = None if tile.mask is None else 0
     return triton.load(ref.at[tile.rows], mask=tile.mask, other=other).astype(_wide)
 
 
-def _store(ref: Any, values: Array, tile: Tile) -> None:
+def _store(ref: Any, values: Array, tile: KernelTile) -> None:
     triton.store(ref.at[tile.rows], values.astype(ref.dtype), mask=tile.mask)
 
 

@@ -81,7 +81,7 @@ class FromLinen(nnx.Module):
             self.use_running_average = use_running_average
 
 
-class Layer(FromLinen):
+class ConvertedLayer(FromLinen):
     """Base of the layers: initializes the linen layer's variables for inputs of given channels."""
 
     linen_class: ClassVar[type[nn.Module]]

@@ -11,7 +11,7 @@ from gsto_jax import layers
 from gsto_jax.gate import apply_gates
 from gsto_jax.layers import GSTOOutput
 from gsto_jax.layers.gates import get_style
-from gsto_jax.nnx.from_linen import FromLinen, Layer, initial_layer_variables, takes_train
+from gsto_jax.nnx.from_linen import ConvertedLayer, FromLinen, initial_layer_variables, takes_train
 from gsto_jax.ops.checks import COUNT, each
 
 
@@ -19,25 +19,25 @@ def _one_map_or_branches(name: str, channels: Any) -> None:
     (each(COUNT) if isinstance(channels, Sequence) else COUNT)(name, channels)
 
 
-class Conv(Layer):
+class Conv(ConvertedLayer):
     """NNX form of `gsto_jax.Conv`; arguments: channels of the input, then those of linen."""
 
     linen_class = layers.Conv
 
 
-class BatchNorm(Layer):
+class BatchNorm(ConvertedLayer):
     """NNX form of `gsto_jax.BatchNorm`; arguments: channels of the input, then those of linen."""
 
     linen_class = layers.BatchNorm
 
 
-class GateLogits(Layer):
+class GateLogits(ConvertedLayer):
     """NNX form of `gsto_jax.GateLogits`; arguments: channels of the input, then those of linen."""
 
     linen_class = layers.GateLogits
 
 
-class SelfGated(Layer):
+class SelfGated(ConvertedLayer):
     """NNX form of `gsto_jax.SelfGated`; arguments: channels of the input, then those of linen.
 
     Example:
@@ -48,19 +48,19 @@ class SelfGated(Layer):
     linen_class = layers.SelfGated
 
 
-class StridedGateLogits(Layer):
+class StridedGateLogits(ConvertedLayer):
     """NNX form of `gsto_jax.StridedGateLogits`; arguments: channels, then those of linen."""
 
     linen_class = layers.StridedGateLogits
 
 
-class ScaleTransfer(Layer):
+class ScaleTransfer(ConvertedLayer):
     """NNX form of `gsto_jax.ScaleTransfer`; arguments: channels of the input, then linen's."""
 
     linen_class = layers.ScaleTransfer
 
 
-class MultiScaleFusion(Layer):
+class MultiScaleFusion(ConvertedLayer):
     """NNX form of `gsto_jax.MultiScaleFusion`; arguments: channels of branches, then linen's."""
 
     linen_class = layers.MultiScaleFusion
@@ -78,7 +78,7 @@ class GFM(MultiScaleFusion):
     linen_class = layers.GFM
 
 
-class GTM(Layer):
+class GTM(ConvertedLayer):
     """NNX form of `gsto_jax.GTM`; arguments: channels of the branches, then those of linen.
 
     Example:
@@ -92,20 +92,20 @@ class GTM(Layer):
     channels_rule = staticmethod(each(COUNT))
 
 
-class SegmentationHead(Layer):
+class SegmentationHead(ConvertedLayer):
     """NNX form of `gsto_jax.SegmentationHead`; channels are those of a map or of branches."""
 
     linen_class = layers.SegmentationHead
     channels_rule = staticmethod(_one_map_or_branches)
 
 
-class PPM(Layer):
+class PPM(ConvertedLayer):
     """NNX form of `gsto_jax.PPM`; arguments: channels of the input, then those of linen."""
 
     linen_class = layers.PPM
 
 
-class ASPP(Layer):
+class ASPP(ConvertedLayer):
     """NNX form of `gsto_jax.ASPP`; arguments: channels of the input, then those of linen."""
 
     linen_class = layers.ASPP

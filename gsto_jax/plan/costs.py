@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from gsto_jax.plan.hlo import HLOArray, Instruction, Program, parse_arrays, parse_ints
+from gsto_jax.plan.hlo import HLOArray, HLOProgram, Instruction, parse_arrays, parse_ints
 
 _NO_BYTES = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
@@ -27,7 +27,7 @@ _GPU_LIBRARIES = ("__cublas", "__cudnn")
 """Prefixes of custom call targets on GPUs that access all operands and results."""
 
 
-def flops(program: Program, instruction: Instruction) -> int:
+def flops(program: HLOProgram, instruction: Instruction) -> int:
     """Returns the FLOPs of one execution; transcendental functions count as zero."""
     opcode = instruction.opcode.removesuffix("-start")
     results = parse_arrays(instruction.shape)
@@ -66,13 +66,13 @@ def declared_cost(kernel: Instruction) -> dict[str, int]:
     return {k: int(n) for k, n in re.findall(r'"(\w+)":"(\d+)"', match[1])} if match else {}
 
 
-def kernel_hbm_bytes(program: Program, kernel: Instruction) -> int:
+def kernel_hbm_bytes(program: HLOProgram, kernel: Instruction) -> int:
     """Returns the bytes of a kernel's operands and results in HBM, each counted once."""
     operands = [parse_arrays(kernel.shape), *program.operand_arrays(kernel)]
     return sum(x.padded_nbytes for arrays in operands for x in arrays if not x.on_chip)
 
 
-def adjacent_relayouts(program: Program, kernel: Instruction) -> Iterator[Instruction]:
+def adjacent_relayouts(program: HLOProgram, kernel: Instruction) -> Iterator[Instruction]:
     """Yields the instructions next to a kernel that only change the layout of an array."""
     computation = program.computation_of[kernel.name]
     for name in kernel.operands:
@@ -88,7 +88,7 @@ def adjacent_relayouts(program: Program, kernel: Instruction) -> Iterator[Instru
                 yield user
 
 
-def _is_relayout(program: Program, instruction: Instruction) -> bool:
+def _is_relayout(program: HLOProgram, instruction: Instruction) -> bool:
     if instruction.opcode == "fusion":
         opcodes = {x.opcode for x in program.computations[instruction.callee]}
         passive = {"parameter", "bitcast", "reshape"}
@@ -96,7 +96,7 @@ def _is_relayout(program: Program, instruction: Instruction) -> bool:
     return instruction.opcode in _RELAYOUTS
 
 
-def _reducer_flops(program: Program, instruction: Instruction, attribute: str) -> int:
+def _reducer_flops(program: HLOProgram, instruction: Instruction, attribute: str) -> int:
     computation = program.computations[instruction.called(attribute)]
     return sum(flops(program, x) for x in computation)
 
@@ -126,7 +126,7 @@ def _convolution_flops(text: str, inputs: HLOArray, kernel: HLOArray, output: HL
     return 2 * products
 
 
-def bytes_accessed(program: Program, instruction: Instruction) -> int:
+def bytes_accessed(program: HLOProgram, instruction: Instruction) -> int:
     """Returns the bytes that one execution reads and writes, padded to tiles."""
     opcode = instruction.opcode
     is_opaque_call = instruction.is_kernel or instruction.custom_call_target.startswith(
@@ -154,7 +154,7 @@ def bytes_accessed(program: Program, instruction: Instruction) -> int:
     return output + sum(operands)
 
 
-def _ends_slice(program: Program, done: Instruction) -> bool:
+def _ends_slice(program: HLOProgram, done: Instruction) -> bool:
     """Returns whether an asynchronous slice ends here, as one instruction or a computation."""
     if done.opcode == "async-done":
         start = program.by_name[program.computation_of[done.name]][done.operands[0]]
@@ -162,21 +162,21 @@ def _ends_slice(program: Program, done: Instruction) -> bool:
     return done.opcode.removesuffix("-done") in _SLICES
 
 
-def _fusion_results(program: Program, computation: str) -> list[Instruction]:
+def _fusion_results(program: HLOProgram, computation: str) -> list[Instruction]:
     root = program.root(computation)
     if root.opcode != "tuple":
         return [root]
     return [program.by_name[computation][name] for name in root.operands]
 
 
-def _bytes_written(program: Program, result: Instruction) -> int:
+def _bytes_written(program: HLOProgram, result: Instruction) -> int:
     """Returns the bytes of a fusion result; of an in-place update, the updated bytes."""
     if result.opcode == "dynamic-update-slice":
         return _padded_nbytes(program.operand_arrays(result)[1])
     return _padded_nbytes(parse_arrays(result.shape))
 
 
-def _bytes_read(program: Program, computation: str, parameter: Instruction) -> int:
+def _bytes_read(program: HLOProgram, computation: str, parameter: Instruction) -> int:
     """Returns the bytes that a fusion reads of a parameter; slices read only their result."""
     total, size, counted = _padded_nbytes(parse_arrays(parameter.shape)), 0, False
     for user in program.users(computation, parameter.name):

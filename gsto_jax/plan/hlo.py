@@ -167,14 +167,14 @@ class Instruction:
 
 
 @dataclass(frozen=True)
-class Program:
+class HLOProgram:
     """An HLO program: instructions by computation, and the name of the entry computation."""
 
     computations: Mapping[str, Sequence[Instruction]]
     entry: str
 
     @classmethod
-    def parse(cls, text: str) -> "Program":
+    def parse(cls, text: str) -> "HLOProgram":
         """Parses HLO text, such as `compiled.as_text()`; raises ValueError for other text."""
         computations: dict[str, list[Instruction]] = {}
         entry, current = "", None

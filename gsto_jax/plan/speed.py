@@ -11,7 +11,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.files import parse_json
 from gsto_jax.models.counts import layer_calls
 from gsto_jax.plan.step_cost import StepPlan
-from gsto_jax.plan.step_time import StepTime
+from gsto_jax.plan.step_time import PlannedStepTime
 from gsto_jax.storage import error_reason, to_path
 from gsto_jax.training.task import Task
 from gsto_jax.training.throughput import PEAK_FLOPS, train_macs
@@ -84,7 +84,7 @@ class InputMeasurement:
 def planned_speed(
     task: Task,
     plan: StepPlan,
-    time: StepTime,
+    time: PlannedStepTime,
     mesh: Mesh,
     image_size: Size,
     passes: float = 1.0,

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from gsto_jax.plan import costs
-from gsto_jax.plan.hlo import Instruction, Program, parse_arrays, shape_nbytes, split_tuple
+from gsto_jax.plan.hlo import HLOProgram, Instruction, parse_arrays, shape_nbytes, split_tuple
 from gsto_jax.plan.kernel_schedule import count_cycles, read_schedule
 from gsto_jax.plan.targets import CompileTarget
 
@@ -124,9 +124,9 @@ class CompiledStep:
     target: CompileTarget
 
     @cached_property
-    def program(self) -> Program:
+    def program(self) -> HLOProgram:
         """The optimized HLO program."""
-        return Program.parse(self.compiled.as_text())
+        return HLOProgram.parse(self.compiled.as_text())
 
     def cost(self, instruction: Instruction) -> Cost:
         """Returns the cost of one execution of an instruction."""
@@ -228,7 +228,7 @@ class CompiledStep:
 
     def _traced_flops(self) -> float:
         """Returns the FLOPs per chip before compilation, after which libraries hide theirs."""
-        program = Program.parse(self.lowered.as_text(dialect="hlo"))
+        program = HLOProgram.parse(self.lowered.as_text(dialect="hlo"))
         total = sum(costs.flops(program, x) * count for x, count in program.executions())
         return total / self.target.mesh.size
 

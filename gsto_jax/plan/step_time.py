@@ -62,7 +62,7 @@ NETWORK_LATENCY = 50e-6
 
 
 @dataclass(frozen=True)
-class StepTime:
+class PlannedStepTime:
     """Estimated seconds of a step."""
 
     memory: float
@@ -81,7 +81,7 @@ class StepTime:
         return max(self.memory, self.compute) + (self.collectives or 0.0)
 
 
-def estimate_step_time(plan: StepPlan, topology: str) -> StepTime:
+def estimate_step_time(plan: StepPlan, topology: str) -> PlannedStepTime:
     """Estimates the time of a step planned for a topology; see `parse_topology`.
 
     Raises:
@@ -99,7 +99,7 @@ def estimate_step_time(plan: StepPlan, topology: str) -> StepTime:
         network = network_time(plan.collectives, parsed)
         return replace(time, collectives=(time.collectives or 0.0) + network, network=network)
     gpu = GPUS[parsed.chip]
-    return StepTime(
+    return PlannedStepTime(
         memory=plan.bytes_accessed / (gpu.bandwidth * 1e9),
         compute=plan.flops / PEAK_FLOPS[gpu.name],
         collectives=0.0 if parsed.num_chips == 1 else None,
@@ -113,10 +113,10 @@ def tpu_step_time(
     bytes_accessed: float,
     cycles: float,
     collectives: Collectives,
-) -> StepTime:
+) -> PlannedStepTime:
     """Estimates the time of a step on a grid of TPUs, from the cost of one device."""
     spec = TPUS[chip]
-    return StepTime(
+    return PlannedStepTime(
         memory=bytes_accessed / (spec.bandwidth * 1e9),
         compute=cycles / (spec.clock * 1e9),
         collectives=collective_time(collectives, grid, INTERCONNECTS.get(chip), spec.devices),

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from gsto_jax.plan.speed import PlannedSpeed
 from gsto_jax.plan.step_cost import Cost, StepPlan
-from gsto_jax.plan.step_time import StepTime
+from gsto_jax.plan.step_time import PlannedStepTime
 
 _MAX_LAYERS = 12
 _CYCLES_NOTE = (
@@ -19,7 +19,7 @@ _CYCLES_NOTE = (
 
 def summary_table(
     plan: StepPlan,
-    time: StepTime,
+    time: PlannedStepTime,
     speed: PlannedSpeed,
     *,
     memory: int,
@@ -100,7 +100,7 @@ def plan_table(plan: StepPlan, title: str, device: str = "chip") -> Table:
     return table
 
 
-def format_step_time(time: StepTime) -> str:
+def format_step_time(time: PlannedStepTime) -> str:
     """Returns the estimated time of a step in words."""
     terms = f"memory traffic {1e3 * time.memory:.2f} ms, computation {1e3 * time.compute:.2f} ms"
     if time.collectives:

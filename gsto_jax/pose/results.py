@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gsto_jax.evaluation.folder import ResultsFolder, SampleScore, read_record
+from gsto_jax.evaluation.folder import ResultsFolder, SampleScore, read_eval_record
 from gsto_jax.evaluation.percent import csv_number
 from gsto_jax.files import to_csv, write_text
 from gsto_jax.pose.metrics import write_coco_results
@@ -88,7 +88,7 @@ def write_evaluation(
 
 def read_evaluation(folder: Path) -> PoseEvaluation | None:
     """Reads an evaluation from a folder; None if it is missing or incomplete."""
-    record = read_record(folder)
+    record = read_eval_record(folder)
     if record is None or find_score_set(record) is None:
         return None
     return PoseEvaluation(folder, record, FOLDER.read_scores(folder))

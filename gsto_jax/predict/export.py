@@ -24,7 +24,7 @@ from gsto_jax import progress
 from gsto_jax.errors import UserError
 from gsto_jax.files import atomic_write, is_disk_full, make_folder, to_json
 from gsto_jax.predict.description import PLATFORMS, describe
-from gsto_jax.predict.media import resize
+from gsto_jax.predict.media import resize_image
 from gsto_jax.predict.onnx_export import onnx_bytes, program_source
 from gsto_jax.predict.onnx_precision import to_float16, to_int8
 from gsto_jax.predict.pose import PosePredictor
@@ -129,7 +129,7 @@ def calibration_inputs(
     A pose network gets one person that fills the image.
     """
     for image in images:
-        pixels = image if size is None else resize(image, size, cv2.INTER_AREA)
+        pixels = image if size is None else resize_image(image, size, cv2.INTER_AREA)
         height, width = pixels.shape[:2]
         if isinstance(predictor, PosePredictor):
             yield {"image": pixels, "boxes": np.array([[0, 0, width, height]], np.float32)}

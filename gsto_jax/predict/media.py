@@ -128,10 +128,10 @@ def downscale(image: np.ndarray, size: Size) -> Float[np.ndarray, "h w c"]:
     image = image.astype(np.float32)
     if image.shape[:2] == size:
         return image
-    return resize(image, size, cv2.INTER_AREA)
+    return resize_image(image, size, cv2.INTER_AREA)
 
 
-def resize(image: np.ndarray, size: Size, interpolation: int) -> np.ndarray:
+def resize_image(image: np.ndarray, size: Size, interpolation: int) -> np.ndarray:
     """Resizes `h w c` to (h, w) = `size`, by four channels, the most that OpenCV averages."""
     blocks = [image[..., start : start + 4] for start in range(0, image.shape[2], 4)]
     # OpenCV drops the axis of a single channel.

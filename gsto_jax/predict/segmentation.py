@@ -18,7 +18,7 @@ from gsto_jax.ops.sizes import PUBLISHED, SIZE_DIVISOR, crop_to_image, downscale
 from gsto_jax.ops.taps import linear_taps
 from gsto_jax.predict.base import BasePredictor
 from gsto_jax.predict.measures import measure, measure_upsampled
-from gsto_jax.predict.media import downscale, load_pixels, resize
+from gsto_jax.predict.media import downscale, load_pixels, resize_image
 from gsto_jax.predict.outputs import MEASURES
 from gsto_jax.predict.prediction import Prediction
 from gsto_jax.predict.row_readers import ArrayRows, RowReader
@@ -311,7 +311,7 @@ class Predictor(BasePredictor):
         if with_features and not is_single_pass:
             # Features are those of one pass, at the unscaled size of the test.
             scaled = self.protocol.scaled(size, 1.0)
-            resized = resize(image, scaled, cv2.INTER_LINEAR)
+            resized = resize_image(image, scaled, cv2.INTER_LINEAR)
             _, features = self._single_pass(resized, self.protocol.padded(scaled))
         return scores[:, :height, :width], features if with_features else {}
 

@@ -29,8 +29,8 @@ def options_by_section(
     sections: dict[str, list[OptionRow]] = {}
     for option, value in flatten(config).items():
         section, _, name = option.rpartition(".")
-        default = format_value(default_values[option]) if option in default_values else None
-        row = OptionRow(name, format_value(value), default)
+        default = format_option(default_values[option]) if option in default_values else None
+        row = OptionRow(name, format_option(value), default)
         sections.setdefault(section or "top level", []).append(row)
     return sections
 
@@ -39,14 +39,14 @@ def differing_options(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[
     """Returns name and both values of the options that differ between two configs."""
     left, right = flatten(a), flatten(b)
     return [
-        (name, format_value(left.get(name)), format_value(right.get(name)))
+        (name, format_option(left.get(name)), format_option(right.get(name)))
         for name in sorted({*left, *right} - {"name"})
         if left.get(name) != right.get(name)
     ]
 
 
-def format_value(value: Any) -> str:
+def format_option(value: Any) -> str:
     """Returns the value of an option as text."""
     if isinstance(value, list | tuple):
-        return "(" + ", ".join(map(format_value, value)) + ")"
+        return "(" + ", ".join(map(format_option, value)) + ")"
     return str(value)

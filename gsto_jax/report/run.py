@@ -12,12 +12,13 @@ from gsto_jax.errors import UserError
 from gsto_jax.models.specs import RESNETS, has_gates
 from gsto_jax.pose import results as pose_results
 from gsto_jax.pose.results import PoseEvaluation
-from gsto_jax.runs.checkpoint import Record, list_steps
+from gsto_jax.runs.checkpoint import list_steps
 from gsto_jax.runs.goodput import TimeSpent, read_sessions, time_spent
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation import results as segmentation_results
 from gsto_jax.segmentation.results import SegmentationEvaluation
 from gsto_jax.storage import to_path
+from gsto_jax.types import Record
 
 Evaluation = TypeVar("Evaluation", SegmentationEvaluation, PoseEvaluation, ClassificationEvaluation)
 _READERS: Mapping[str, Callable[[Path], Any]] = {

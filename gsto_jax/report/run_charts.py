@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gsto_jax.report.charts import Chart, Curve, draw_chart
-from gsto_jax.report.options import format_value
+from gsto_jax.report.options import format_option
 from gsto_jax.report.run import LoadedRun, to_float
 
 _CHARTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -28,7 +28,7 @@ def run_charts(run: LoadedRun, metric: tuple[str, str]) -> list[Chart]:
     weights = run.get("loss.stage_weights")
     note = ""
     if weights and terms:
-        note = f"The total weights stages 1 to {len(weights)} by {format_value(weights)}."
+        note = f"The total weights stages 1 to {len(weights)} by {format_option(weights)}."
     charts = [draw_chart("loss", losses, log=True, note=note)]
     charts.append(draw_chart("learning rate", [_curve(run, "learning_rate", "learning rate")]))
     for key, title, options in _CHARTS:

@@ -28,6 +28,7 @@ from gsto_jax.storage import is_folder, is_remote, to_run_path
 from gsto_jax.storage.errors import bucket_error_message
 from gsto_jax.storage.objects import list_names, move_folder
 from gsto_jax.training.task import Task, TrainState, create_state
+from gsto_jax.types import Record
 
 PACKAGES = ("gsto-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -35,8 +36,6 @@ _NETWORK_ITEMS = ("params", "batch_stats", "step")
 """Items of the train state that do not depend on the optimizer."""
 _DISK_FULL = ("No space left", "ENOSPC", "Disk quota", "EDQUOT", "File too large", "EFBIG")
 """Parts of error messages of full storage."""
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from gsto_jax.devices.mesh import replicate
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.evaluation.eval_set import EvalResult, EvalSet
 from gsto_jax.runs import checkpoint
-from gsto_jax.runs.checkpoint import Checkpoints, Record
+from gsto_jax.runs.checkpoint import Checkpoints
 from gsto_jax.runs.early_stopping import early_stop_reason
 from gsto_jax.runs.goodput import RunTimer
 from gsto_jax.runs.initialization import network_changes
@@ -34,12 +34,13 @@ from gsto_jax.training.profiling import Profiler
 from gsto_jax.training.task import Task, TrainState
 from gsto_jax.training.throughput import Workload
 from gsto_jax.training.watchdog import Watchdog
+from gsto_jax.types import Record
 
 _NO_EFFECT_ON_SCORE = ("batch_size", "sample_images", "feature_images")
 """Options of `eval` that do not change the score."""
 
 
-class TrainBatches(Protocol):
+class ResumableBatches(Protocol):
     """Resumable iterator over training batches, such as `data_pipelines.train_batches` returns."""
 
     def __iter__(self) -> Any: ...
@@ -86,7 +87,7 @@ class Experiment:
     def train(
         self,
         state: TrainState,
-        batches: TrainBatches,
+        batches: ResumableBatches,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> TrainState:
         """Trains to the end of the run or until stopped, and saves the last state.
@@ -132,7 +133,7 @@ class Experiment:
                 checkpoints.wait()
             return state
 
-    def _fit(self, state: TrainState, batches: TrainBatches, hooks: Hooks) -> TrainState:
+    def _fit(self, state: TrainState, batches: ResumableBatches, hooks: Hooks) -> TrainState:
         """Runs the loop with hooks, and besides logs, profiles, and watches over its waits."""
         run = self.task.config.run
         log = processes.log_with_process_name(self.log)

@@ -20,12 +20,12 @@ from gsto_jax.runs.guarded_reading import DamagedError, read_guarded, single_pro
 from gsto_jax.storage import is_folder, to_path
 from gsto_jax.training.parameter_groups import Frozen
 from gsto_jax.training.task import Task
+from gsto_jax.types import Record
 from gsto_jax.weights import AUTO, LoadResult, import_weights, option_notes, transfer_network
 from gsto_jax.weights.coverage import coverage_lines
 from gsto_jax.weights.hub_config import read_hub_folder
 from gsto_jax.weights.import_export import sha256_of
 
-Record = dict[str, Any]
 _SHARED = ("data.classes", "data.mean", "data.std", "data.keypoints.names")
 """Data options that determine what the variables of a network mean."""
 

@@ -9,11 +9,12 @@ from gsto_jax.devices import processes
 from gsto_jax.errors import UserError
 from gsto_jax.models.initialize import variable_paths
 from gsto_jax.runs import checkpoint
-from gsto_jax.runs.checkpoint import Checkpoints, Record
+from gsto_jax.runs.checkpoint import Checkpoints
 from gsto_jax.runs.experiment import Experiment
 from gsto_jax.runs.initialization import frozen_random_note, load_initial_weights
 from gsto_jax.storage.objects import list_names
 from gsto_jax.training.task import TrainState, create_state
+from gsto_jax.types import Record
 
 
 def start_or_resume(run: Experiment, fork_from: Path | None = None) -> tuple[TrainState, Any]:

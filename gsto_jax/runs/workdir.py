@@ -33,13 +33,14 @@ import jax
 from gsto_jax.devices import processes
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.files import read_json_object, to_json, write_text
-from gsto_jax.runs.checkpoint import Record, list_steps, package_versions
+from gsto_jax.runs.checkpoint import list_steps, package_versions
 from gsto_jax.storage import is_folder, to_run_path
 from gsto_jax.storage.errors import bucket_error_message, is_refused
 from gsto_jax.storage.folder import check_writable, lock_folder
 from gsto_jax.storage.lock import BucketLock
 from gsto_jax.storage.log import BucketLog, LocalLog, open_log
 from gsto_jax.storage.objects import read_object
+from gsto_jax.types import Record
 
 _SYNC_SECONDS = 30.0
 """Seconds until a file that one host wrote appears on the others in a shared file system."""

@@ -14,7 +14,7 @@ from gsto_jax.evaluation.eval_set import DatasetScores, EvalSet, nan_to_none
 from gsto_jax.evaluation.folder import ResultsFolder
 from gsto_jax.evaluation.loop import Batch, OnBatch
 from gsto_jax.segmentation import results, tables
-from gsto_jax.segmentation.evaluate import EvalBatches, evaluate
+from gsto_jax.segmentation.evaluate import PaddedBatches, evaluate
 from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.metrics import Scores, compute_scores, confusion_matrix_numpy
 from gsto_jax.segmentation.png_writer import SegmentationPngWriter
@@ -38,7 +38,7 @@ class SegmentationEvalSet(EvalSet):
 
     files: ClassVar[ResultsFolder[ImageScore]] = results.FOLDER
 
-    batches: EvalBatches
+    batches: PaddedBatches
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
     protocol: EvalProtocol

@@ -18,7 +18,7 @@ from gsto_jax.segmentation.task import EVAL_INPUTS, SegmentationTask
 from gsto_jax.types import Size
 
 
-class EvalBatches(Protocol):
+class PaddedBatches(Protocol):
     """Batches of padded images, such as `data_pipelines.EvalBatches`."""
 
     @property
@@ -32,7 +32,7 @@ class EvalBatches(Protocol):
 def evaluate(
     task: SegmentationTask,
     variables: Any,
-    batches: EvalBatches,
+    batches: PaddedBatches,
     mesh: Mesh,
     protocol: EvalProtocol = SINGLE_PASS,
     *,

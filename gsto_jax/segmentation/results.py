@@ -18,7 +18,7 @@ from gsto_jax.evaluation.folder import (
     ResultsFolder,
     SampleScore,
     parse_number,
-    read_record,
+    read_eval_record,
 )
 from gsto_jax.files import read_csv, to_csv, write_text
 from gsto_jax.segmentation.metrics import Scores
@@ -92,7 +92,7 @@ def write_evaluation(
 
 def read_evaluation(folder: Path) -> SegmentationEvaluation | None:
     """Reads an evaluation from a folder; None if it is missing or incomplete."""
-    record = read_record(folder)
+    record = read_eval_record(folder)
     try:
         (_, *classes), *matrix = read_csv(folder / _CONFUSION)
         (_, *columns), *rows = read_csv(folder / _SCORES)

@@ -277,7 +277,7 @@ class ScaleAwareness:
     image_index_counts: Int[np.ndarray, " n"]
 
 
-def summarize(
+def average_measures(
     names: Sequence[str], measures: Sequence[ImageMeasures], seed: int = 0
 ) -> ScaleAwareness:
     """Averages the measures of images.

@@ -111,7 +111,7 @@ def _short(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3g}"
 
 
-def write_results(
+def write_scale_results(
     folder: Path, networks: Mapping[str, ScaleAwareness], about: Mapping[str, Any]
 ) -> None:
     """Writes `CSV_FILE` and `JSON_FILE`.

@@ -89,7 +89,7 @@ def read_result(run: SweepRun) -> RunResult | None:
     )
 
 
-def last_step(folder: Path) -> int:
+def last_logged_step(folder: Path) -> int:
     """Returns the last logged step of a run; 0 if there is none."""
     try:
         return int(parse_json(_last_line(folder / "training.jsonl"))["step"])

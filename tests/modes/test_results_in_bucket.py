@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_pipelines import DataError
 from gsto_jax import UserError
-from gsto_jax.evaluation.folder import read_record
+from gsto_jax.evaluation.folder import read_eval_record
 from gsto_jax.files import make_folder
 from gsto_jax.plan.plan_file import planned_seconds, write_plan
 from gsto_jax.pose.metrics import write_coco_results
@@ -58,7 +58,7 @@ def test_evaluations_and_reports(tmp_path, remote):
     assert "data:image" in texts[1]
     with pytest.raises(UserError, match=f"{remote}/none is not the folder of a run"):
         write_report(remote / "none")
-    assert read_record(remote / "none") is None
+    assert read_eval_record(remote / "none") is None
 
 
 def test_submissions(remote):

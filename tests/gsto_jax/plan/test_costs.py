@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 from gsto_jax.plan import costs
-from gsto_jax.plan.hlo import Program
+from gsto_jax.plan.hlo import HLOProgram
 from tests.gsto_jax.plan.small_programs import lower, total
 
 
@@ -46,7 +46,7 @@ PROGRAMS = {
 def test_flops_match_xla(name):
     function, *shapes = PROGRAMS[name]
     lowered = lower(function, *shapes)
-    program = Program.parse(lowered.as_text(dialect="hlo"))
+    program = HLOProgram.parse(lowered.as_text(dialect="hlo"))
     assert total(costs.flops, program) == lowered.cost_analysis()["flops"] > 0
 
 
@@ -90,7 +90,7 @@ ENTRY %main (x: f32[64,128], n: s32[]) -> f32[64,128] {
 
 def test_fusion_bytes():
     """Fusions read the sliced part of an operand and write the updated part."""
-    program = Program.parse(FUSIONS)
+    program = HLOProgram.parse(FUSIONS)
     accessed = {x.name: costs.bytes_accessed(program, x) for x, _ in program.executions()}
     row, whole, number = 512, 64 * 512, 4
     assert accessed["take"] == row + row + number + 2 * whole
@@ -125,7 +125,7 @@ ENTRY %main (x: bf16[64,128]) -> bf16[16,128] {
 def test_asynchronous_slice_bytes(start, done):
     """XLA counts the slice three times, and the sliced array not at all."""
     text = ASYNC_SLICE.replace("START", start).replace("DONE", done)
-    assert total(costs.bytes_accessed, Program.parse(text)) == 3 * 2 * 16 * 128
+    assert total(costs.bytes_accessed, HLOProgram.parse(text)) == 3 * 2 * 16 * 128
 
 
 def test_bytes_match_xla():
@@ -134,5 +134,5 @@ def test_bytes_match_xla():
         return x.at[2].set(y), jnp.transpose(x)[:, :5]
 
     compiled = lower(function, (64, 64), (64, 64)).compile()
-    accessed = total(costs.bytes_accessed, Program.parse(compiled.as_text()))
+    accessed = total(costs.bytes_accessed, HLOProgram.parse(compiled.as_text()))
     assert accessed == pytest.approx(compiled.cost_analysis()["bytes accessed"], rel=0.01)

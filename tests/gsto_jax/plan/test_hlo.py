@@ -6,7 +6,7 @@ from jax import lax
 
 from gsto_jax import UserError
 from gsto_jax.plan import costs
-from gsto_jax.plan.hlo import Instruction, Program, parse_arrays, shape_nbytes, split_tuple
+from gsto_jax.plan.hlo import HLOProgram, Instruction, parse_arrays, shape_nbytes, split_tuple
 from tests.gsto_jax.plan.small_programs import lower, text_of
 
 COUNTER_LOOP = """
@@ -44,7 +44,7 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 @pytest.mark.parametrize(("stop", "runs"), [(17, 5), (18, 6), (2, 0), (-5, 0)])
 def test_trip_counts_from_counters(stop, runs):
     """Counts from 2 in steps of 3, without XLA's annotation, as on TPUs."""
-    program = Program.parse(COUNTER_LOOP.replace("STOP", str(stop)))
+    program = HLOProgram.parse(COUNTER_LOOP.replace("STOP", str(stop)))
     assert sum(x.estimated_cycles * times for x, times in program.executions()) == 70 * runs
     # Four numbers fill a tile of 128; in and out.
     assert (
@@ -66,7 +66,7 @@ def test_loops_in_loops():
 
     lowered = lower(nested, (8, 8))
     for text in (lowered.compile().as_text(), lowered.as_text(dialect="hlo")):
-        program = Program.parse(text)
+        program = HLOProgram.parse(text)
         assert (
             sum(n for x, n in program.executions() if x.opcode == "sine" or "/sin" in x.op_name)
             == 15
@@ -77,11 +77,11 @@ def test_unknown_trip_counts():
     def halves(x):
         return lax.while_loop(lambda x: x.sum() > 1, lambda x: x / 2, x)
 
-    program = Program.parse(text_of(halves, (4, 4)))
+    program = HLOProgram.parse(text_of(halves, (4, 4)))
     with pytest.raises(UserError, match="the loop"):
         list(program.executions())
     with pytest.raises(ValueError, match="entry"):
-        Program.parse("HloModule nothing")
+        HLOProgram.parse("HloModule nothing")
 
 
 BRANCHES = """
@@ -107,12 +107,12 @@ ENTRY %main (i: s32[], p: f32[8]) -> f32[8] {
 
 
 def test_the_most_expensive_branch_counts():
-    program = Program.parse(BRANCHES)
+    program = HLOProgram.parse(BRANCHES)
     assert [x.name for x, _ in program.executions()][-2:] == ["one", "two"]
     names = [x.name for x, _ in program.executions(lambda x: x.opcode == "negate")]
     assert names[-1] == "cheaper" and "one" not in names
     old = "true_computation=%cheap, false_computation=%dear"
-    program = Program.parse(BRANCHES.replace("branch_computations={%cheap, %dear}", old))
+    program = HLOProgram.parse(BRANCHES.replace("branch_computations={%cheap, %dear}", old))
     assert sum(x.estimated_cycles * n for x, n in program.executions()) == 17
 
 

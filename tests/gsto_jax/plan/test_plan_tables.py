@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from gsto_jax.plan.speed import PlannedSpeed
 from gsto_jax.plan.step_cost import Cost, KernelCalls
-from gsto_jax.plan.step_time import StepTime
+from gsto_jax.plan.step_time import PlannedStepTime
 from gsto_jax.plan.tables import compare_table, plan_table, summary_table
 from tests.gsto_jax.plan.small_plans import make_plan
 
@@ -40,7 +40,7 @@ def test_summary_table():
     speed = PlannedSpeed((744.2, 778.3), (0.0512, 0.0533), 197e12, 4)
     table = summary_table(
         make_plan(queued_bytes=2**29),
-        StepTime(0.010, 0.020, 0.005),
+        PlannedStepTime(0.010, 0.020, 0.005),
         speed,
         memory=2**34,
         title="a step",
@@ -53,7 +53,7 @@ def test_summary_table():
     assert rows["share of the peak"].startswith("5.12 to 5.33 % of 197 TFLOP/s")
     assert rows["input"] == "190 images/s"
     unknown = replace(speed, images_per_second=(5.0, 5.0), peak_fraction=None)
-    time = StepTime(0.010, 0.020, None)
+    time = PlannedStepTime(0.010, 0.020, None)
     bare = summary_table(make_plan(), time, unknown, memory=2**34, title="", device="device")
     rows = cells(bare)
     assert rows["images per second"] == ["5 on all devices"] and "share of the peak" not in rows

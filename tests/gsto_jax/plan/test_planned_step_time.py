@@ -10,7 +10,7 @@ from gsto_jax.plan.step_cost import SLICE_EXCHANGE
 from gsto_jax.plan.step_time import (
     INTERCONNECTS,
     Interconnect,
-    StepTime,
+    PlannedStepTime,
     collective_time,
     estimate_step_time,
     network_time,
@@ -77,8 +77,8 @@ def test_the_longer_of_memory_and_compute_counts():
     assert time.collectives == pytest.approx(13.5e6 / 90e9 + 400e-6)
     assert time.lower_bound == time.compute
     assert time.upper_bound == time.compute + time.collectives
-    assert StepTime(1.0, 2.0, 5.0).lower_bound == 5.0
-    assert StepTime(3.0, 2.0, 5.0).upper_bound == 8.0
+    assert PlannedStepTime(1.0, 2.0, 5.0).lower_bound == 5.0
+    assert PlannedStepTime(3.0, 2.0, 5.0).upper_bound == 8.0
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,14 @@ def test_gpus_and_unknown_chips():
 
 
 def test_format_step_time():
-    assert format_step_time(StepTime(0.010, 0.020, 0.005, 0.002)) == (
+    assert format_step_time(PlannedStepTime(0.010, 0.020, 0.005, 0.002)) == (
         "20.00 to 25.00 ms, estimated (memory traffic 10.00 ms, computation 20.00 ms, collectives "
         "5.00 ms, of which 2.00 ms between slices)"
     )
-    assert format_step_time(StepTime(0.010, 0.020, None)).endswith("; collectives are not modeled)")
-    assert format_step_time(StepTime(0.030, 0.020, 0.0)).startswith("at least 30.00 ms")
+    assert format_step_time(PlannedStepTime(0.010, 0.020, None)).endswith(
+        "; collectives are not modeled)"
+    )
+    assert format_step_time(PlannedStepTime(0.030, 0.020, 0.0)).startswith("at least 30.00 ms")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from gsto_jax import UserError
 from gsto_jax.models.counts import layer_calls
 from gsto_jax.plan.eval_passes import eval_passes
 from gsto_jax.plan.speed import InputMeasurement, PlannedSpeed, describe_input, planned_speed
-from gsto_jax.plan.step_time import StepTime
+from gsto_jax.plan.step_time import PlannedStepTime
 from gsto_jax.training.throughput import train_macs
 from tests.gsto_jax.small_task import make_task, values
 
@@ -30,7 +30,7 @@ def test_planned_speed():
     task, size = make_task(4), (32, 64)
     mesh = make_mesh("TPU v5 lite", hosts=2, devices_per_host=4)
     plan = SimpleNamespace(step="train", batch_size=3)
-    speed = planned_speed(task, plan, StepTime(0.010, 0.020, 0.005), mesh, size)
+    speed = planned_speed(task, plan, PlannedStepTime(0.010, 0.020, 0.005), mesh, size)
     assert speed.images_per_second == pytest.approx((24 / 0.025, 24 / 0.020))
     assert (speed.peak_flops, speed.num_hosts) == (197e12, 2)
     flops = 2 * train_macs(layer_calls(task.model, size))
@@ -38,12 +38,14 @@ def test_planned_speed():
         (3 * flops / 0.025 / 197e12, 3 * flops / 0.020 / 197e12)
     )
     windows = SimpleNamespace(step="eval_window", batch_size=3)
-    speed = planned_speed(task, windows, StepTime(0.010, 0.020, 0.0), mesh, size, passes=4)
+    speed = planned_speed(task, windows, PlannedStepTime(0.010, 0.020, 0.0), mesh, size, passes=4)
     assert speed.images_per_second == pytest.approx((24 / 0.080,) * 2)
     forward = 2 * sum(call.count.macs for call in layer_calls(task.model, size))
     assert forward < flops / 2
     assert speed.peak_fraction == pytest.approx((3 * forward / 0.020 / 197e12,) * 2)
-    unknown = planned_speed(task, plan, StepTime(1.0, 1.0, None), make_mesh("cpu", 1, 1), size)
+    unknown = planned_speed(
+        task, plan, PlannedStepTime(1.0, 1.0, None), make_mesh("cpu", 1, 1), size
+    )
     assert unknown.peak_fraction is None and unknown.images_per_second == (3.0, 3.0)
 
 

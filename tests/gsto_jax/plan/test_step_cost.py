@@ -7,7 +7,7 @@ import pytest
 
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.plan import costs
-from gsto_jax.plan.hlo import Instruction, Program
+from gsto_jax.plan.hlo import HLOProgram, Instruction
 from gsto_jax.plan.step_cost import (
     SLICE_EXCHANGE,
     CompiledStep,
@@ -32,7 +32,7 @@ from tests.gsto_jax.plan.small_programs import (
 def test_loops_cost_the_same_as_unrolled():
     """XLA's own totals count the body of a loop once."""
     shapes = (64, 32), (32, 32)
-    loop, flat = (Program.parse(text_of(f, *shapes)) for f in (scanned, unrolled))
+    loop, flat = (HLOProgram.parse(text_of(f, *shapes)) for f in (scanned, unrolled))
     assert count(loop, "dot_general") == count(flat, "dot_general") == LENGTH
     operations = LENGTH * 2 * 64 * 32 * 32
     moved = LENGTH * 4 * (2 * 64 * 32 + 32 * 32)
@@ -72,7 +72,7 @@ is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla
 
 def test_exchanges_between_slices():
     """As XLA compiles an all-reduce over the devices of two TPU slices."""
-    collectives = count_collectives(Program.parse(SLICES).executions())
+    collectives = count_collectives(HLOProgram.parse(SLICES).executions())
     assert collectives == {"all-reduce": (1, 2048), SLICE_EXCHANGE: (1, 2048)}
 
 
@@ -182,7 +182,7 @@ custom_call_target="tpu_custom_call"
 def test_relayouts_next_to_kernels():
     """A copy read by two kernels counts once; a fusion that computes is not a relayout."""
     size = 64 * 96 * 2
-    program = Program.parse(RELAYOUTS)
+    program = HLOProgram.parse(RELAYOUTS)
     first, second = (x for x, _ in program.executions() if x.is_kernel)
     assert [x.name for x in costs.adjacent_relayouts(program, first)] == ["copy", "turn"]
     assert [x.name for x in costs.adjacent_relayouts(program, second)] == ["copy"]

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gsto_jax import UserError
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.plan import costs, targets
-from gsto_jax.plan.hlo import Program
+from gsto_jax.plan.hlo import HLOProgram
 from gsto_jax.plan.targets import compile_target
 from tests.gsto_jax.plan.small_programs import plan_function, scanned, total, unrolled
 
@@ -61,7 +61,7 @@ def test_bytes_match_xla_for_tpus(one_tpu):
     whole = NamedSharding(one_tpu.mesh, PartitionSpec())
     shapes = [jax.ShapeDtypeStruct((1024, 1024), jnp.bfloat16, sharding=whole)] * 9
     compiled = jax.jit(layers).trace(*shapes).lower(lowering_platforms=("tpu",)).compile()
-    program = Program.parse(compiled.as_text())
+    program = HLOProgram.parse(compiled.as_text())
     assert any(x.opcode == "slice-start" for x, _ in program.executions())
     accessed = total(costs.bytes_accessed, program)
     assert accessed == pytest.approx(compiled.cost_analysis()["bytes accessed"], rel=0.001)

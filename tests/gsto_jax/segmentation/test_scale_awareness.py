@@ -11,15 +11,15 @@ from gsto_jax.segmentation.scale_awareness import (
     MIN_IMAGES,
     RESAMPLES,
     SIZE_EDGES,
+    average_measures,
     branch_maps,
     compare_indices,
     estimate_ratio,
     label_geometry,
     measure_image,
-    summarize,
 )
 from gsto_jax.segmentation.scale_figure import draw_awareness
-from gsto_jax.segmentation.scale_results import awareness_tables, bin_names, write_results
+from gsto_jax.segmentation.scale_results import awareness_tables, bin_names, write_scale_results
 
 IGNORED = 255
 SIDES = (2, 4, 6, 12, 20, 40)
@@ -205,7 +205,7 @@ def awareness(names, *make_maps, images=8):
         label = squares(np.random.default_rng(seed).permutation(SIDES))
         maps = [make(size_map(label), np.random.default_rng(seed)) for make in make_maps]
         measures.append(measure_image(maps, label_geometry(label, IGNORED), label.shape))
-    return summarize(names, measures)
+    return average_measures(names, measures)
 
 
 def small(sizes, rng):
@@ -267,7 +267,7 @@ def test_maps_of_a_network():
 
 def test_results_and_figure(tmp_path):
     networks = {"attentive": ATTENTIVE, "blind": BLIND}
-    write_results(tmp_path / "new", networks, {"split": "val"})
+    write_scale_results(tmp_path / "new", networks, {"split": "val"})
     record = json.loads((tmp_path / "new" / "explain.json").read_text())
     assert record["split"] == "val" and record["resamples"] == RESAMPLES
     np.testing.assert_allclose(record["networks"]["attentive"]["index"]["branch 1"], 1)

@@ -16,7 +16,7 @@ from gsto_jax.sweep.figure import draw_results
 from gsto_jax.sweep.markdown import markdown
 from gsto_jax.sweep.pool import run_all
 from gsto_jax.sweep.results import compare_rows, results_csv, results_json
-from gsto_jax.sweep.run_result import exit_reason, last_step, read_result
+from gsto_jax.sweep.run_result import exit_reason, last_logged_step, read_result
 
 
 def row(name, **changed):
@@ -99,7 +99,7 @@ def test_read_result(tmp_path):
     result = read_result(run)
     assert (result.row, result.seed, result.score) == ("t1-baseline", 0, 0.5)
     assert result.seconds == pytest.approx(1 / 0.1 + 10 / 2 + 9 / 3 + 4)
-    assert last_step(run.folder) == 20
+    assert last_logged_step(run.folder) == 20
     finish(other, 0.5, step=10)
     assert read_result(other) is None, "not of the last step"
     flipped = row("t1-baseline", **{"eval.flip": True})
