@@ -3,11 +3,14 @@
 import atexit
 import functools
 import json
+import math
 import os
+import signal
 import socket
 import subprocess
 import sys
-import tempfile
+import threading
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,17 +44,111 @@ def free_port():
         return free.getsockname()[1]
 
 
-def start(*args, devices=1, cwd=ROOT):
-    """Starts the program; its output can be read line by line."""
+class Fork:
+    """A Python command in a fork of `tests.fork_server`, to be used as a `subprocess.Popen` is.
+
+    Args:
+      arguments: those of `python`.
+      cwd: working directory.
+      environment: all environment variables.
+      merged: whether errors go to the output.
+    """
+
+    def __init__(self, arguments, *, cwd=ROOT, environment=os.environ, merged=False):
+        pipes = [os.pipe() for _ in range(1 if merged else 2)]
+        writes = [write for _, write in pipes]
+        order = {"arguments": list(map(str, arguments)), "cwd": str(cwd)}
+        self.pid = _ask(order | {"environment": dict(environment)}, [writes[0], writes[-1]])
+        for write in writes:
+            os.close(write)
+        files = [os.fdopen(read, encoding="utf-8") for read, _ in pipes]
+        self.stdout, self.stderr = files[0], None if merged else files[1]
+        self.returncode = None
+
+    def poll(self):
+        if self.returncode is None:
+            self.returncode = _ask({"process": self.pid})
+        return self.returncode
+
+    def wait(self, timeout=None):
+        end_time = time.monotonic() + (timeout or math.inf)
+        while self.poll() is None:
+            if time.monotonic() > end_time:
+                raise subprocess.TimeoutExpired("a fork", timeout)
+            time.sleep(0.01)
+        return self.returncode
+
+    def communicate(self, timeout=None):
+        files, texts = (self.stdout, self.stderr), {}
+        threads = [
+            threading.Thread(target=lambda file=file: texts.update({file: file.read()}))
+            for file in files
+            if file
+        ]
+        for thread in threads:
+            thread.daemon = True
+            thread.start()
+        self.wait(timeout)
+        for thread in threads:
+            thread.join()
+        return tuple(map(texts.get, files))
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for file in filter(None, (self.stdout, self.stderr)):
+            file.close()
+        self.wait()
+
+
+@functools.cache
+def _server():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.fork_server", str(theirs.fileno())],
+            cwd=ROOT,
+            env=environment(base=ENVIRONMENT),
+            stdout=subprocess.PIPE,  # a pipe like that of each fork
+            pass_fds=[theirs.fileno()],
+        )
+    atexit.register(lambda: (ours.close(), process.wait()))
+    return ours
+
+
+def _ask(order, files=()):
+    socket.send_fds(_server(), [json.dumps(order).encode()], files)
+    return json.loads(_server().recv(100))
+
+
+def start_new(arguments, *, environment):
+    """Starts a Python command that imports everything itself."""
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), *args],
-        cwd=cwd,
-        env=environment(devices),
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def start(*args, devices=1, cwd=ROOT, variables=None):
+    """Starts the program; its output can be read line by line."""
+    values = environment(devices) | (variables or {})
+    return Fork([ROOT / "main.py", *args], cwd=cwd, environment=values)
 
 
 def end(processes):
@@ -72,75 +169,14 @@ def finish(processes, timeout=300):
 
 def run(*args, **kwargs):
     """Runs the program to its end: `returncode`, `stdout`, `stderr`."""
-    process = start(*args, **kwargs)
-    stdout, stderr = process.communicate()
+    with start(*args, **kwargs) as process:
+        stdout, stderr = process.communicate()
     return subprocess.CompletedProcess(args, process.returncode, stdout, stderr)
-
-
-SERVER = """
-import atexit, importlib, json, os, runpy, sys, traceback, warnings
-import absl.app, jax, ml_collections.config_flags, optax, orbax.checkpoint
-sys.path.insert(0, os.getcwd())
-for mode in "audit describe eval export predict_checkpoint prepare report train".split():
-    importlib.import_module(f"modes.{mode}")
-for line in sys.stdin:
-    main, args, cwd, environment, *outputs = json.loads(line)
-    with warnings.catch_warnings(action="ignore"):  # JAX warns of forks; it has no threads yet
-        child = os.fork()
-    if not child:
-        os.chdir(cwd)
-        os.environ.update(environment)
-        for number, name in enumerate([os.devnull, *outputs]):
-            os.dup2(os.open(name, os.O_RDWR), number)
-        sys.argv = [main, *args]
-        code = 0
-        try:
-            runpy.run_path(main, run_name="__main__")
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        os._exit(code)  # taking down all modules would take a second
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-"""Runs command lines in forks of a process that has imported the program's packages."""
-
-
-@functools.cache
-def _server():
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        cwd=ROOT,
-        env=environment(base=ENVIRONMENT),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    atexit.register(process.communicate)  # closes its input, which ends it
-    return process
-
-
-def run_short(*args, devices=1, cwd=ROOT, variables=None):
-    """Runs the program as `run` does, without the seconds that imports take.
-
-    Environment variables can be added, except those that JAX reads when it is imported.
-    """
-    with tempfile.NamedTemporaryFile("r") as stdout, tempfile.NamedTemporaryFile("r") as stderr:
-        values = environment(devices) | (variables or {})
-        changes = {k: v for k, v in values.items() if ENVIRONMENT.get(k) != v}
-        order = [str(ROOT / "main.py"), args, str(cwd), changes, stdout.name, stderr.name]
-        server = _server()
-        print(json.dumps(order), file=server.stdin, flush=True)
-        code = int(server.stdout.readline())
-        return subprocess.CompletedProcess(args, code, stdout.read(), stderr.read())
 
 
 def refused(*args, **kwargs):
     """Runs what must be refused before anything compiles, and returns the message."""
-    result = run_short(*args, **kwargs)
+    result = run(*args, **kwargs)
     assert result.returncode == 2, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     assert "steps of" not in result.stdout, "the run had begun"

@@ -15,7 +15,7 @@ from gsto_jax import create_model
 from modes import command_line
 from modes.registry import MODES
 from tests.documents import PAGES, ROOT, anchors, blocks, commands, name
-from tests.program import run_short
+from tests.program import run
 
 LANGUAGES = {"bash", "python", "diff", "text", "floors"}
 DATASETS = "imagenet|cityscapes|camvid|lip|pascal|coco|lsp|mpii|wholebody|DIR|ROOT"
@@ -170,7 +170,7 @@ def execute(command, folder, own_config):
             words.append("--config.model.variant=mini")
     elif "--mode=sweep" in words:
         words += ["--config.train.steps=2", "--config.data.train_size=8", "--seeds=2"]
-    result = run_short(*words, cwd=folder)
+    result = run(*words, cwd=folder)
     assert result.returncode == 0, f"{command}\n{result.stdout}{result.stderr}"
     return result.stdout
 

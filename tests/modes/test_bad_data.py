@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.modes.labeled_tree import LABEL, write_tree
-from tests.program import refused, run, run_short
+from tests.program import refused, run
 
 
 def test_label_value_outside_the_table(tmp_path):
@@ -56,7 +56,7 @@ def test_bad_label_met_while_training(tmp_path):
 
 def test_audit(tmp_path):
     args = write_tree(tmp_path, {3: np.full_like(LABEL, 77), 5: LABEL[:20]})
-    result = run_short("--mode=audit", *args)
+    result = run("--mode=audit", *args)
     assert result.returncode == 2
     assert "train: 40 labels, 2 problems" in result.stdout
     assert "val: 2 labels, 0 problems" in result.stdout
@@ -65,6 +65,6 @@ def test_audit(tmp_path):
     assert re.search(rf"{tmp_path}/label/train/3\.png .*77 \(2400 px\)", result.stdout)
     assert f"{tmp_path}/label/train/5.png is 60x20" in result.stdout
     assert "listed above" in result.stderr
-    clean = run_short("--mode=audit", "--config=configs/quickstart.py:runlocal")
+    clean = run("--mode=audit", "--config=configs/quickstart.py:runlocal")
     assert clean.returncode == 0, clean.stderr
     assert "train: 8 labels, 0 problems" in clean.stdout

@@ -10,7 +10,7 @@ import pytest
 from gsto_jax.runs.initialization import load_initial_weights
 from gsto_jax.runs.tasks import task_from_config
 from tests.gsto_jax.small_task import values
-from tests.program import run_short
+from tests.program import run
 
 CONFIG = "--config=configs/imagenet_w18s.py:folders"
 SMALL = (
@@ -42,7 +42,7 @@ def write_folders(root):
 def test_from_folders_to_the_weights_of_a_segmentation_run(tmp_path):
     write_folders(tmp_path / "data")
     data, work = f"--config.data.root={tmp_path / 'data'}", tmp_path / "run"
-    trained = run_short(CONFIG, *SMALL, data, f"--workdir={work}")
+    trained = run(CONFIG, *SMALL, data, f"--workdir={work}")
     assert trained.returncode == 0, trained.stderr
     assert "images of train: 12 of 12 checked, 3 of 3 classes" in trained.stdout
     assert re.search(r"top-1 \d+\.\d\d, top-5 100\.00", trained.stdout)
@@ -52,23 +52,23 @@ def test_from_folders_to_the_weights_of_a_segmentation_run(tmp_path):
 
     output = tmp_path / "predictions"
     flags = (f"--checkpoint={work}", f"--output={output}", "--save=overlay,branches")
-    predicted = run_short("--mode=predict", *flags, str(tmp_path / "data/val"))
+    predicted = run("--mode=predict", *flags, str(tmp_path / "data/val"))
     assert predicted.returncode == 0, predicted.stderr
     predictions = json.loads((output / "predictions.json").read_text())
     assert len(predictions) == 6
     for entries in predictions.values():
         assert {entry["class"] for entry in entries} == {"red", "green", "blue"}
         assert sum(entry["probability"] for entry in entries) == pytest.approx(1, abs=1e-4)
-    page = run_short("--mode=report", f"--workdir={work}")
+    page = run("--mode=report", f"--workdir={work}")
     assert page.returncode == 0, page.stderr
     html = (work / "report.html").read_text()
     assert "GSTO-HRNet-Mini" in html and "Commonest confusions" in html
-    hub = run_short(
+    hub = run(
         "--mode=export", f"--checkpoint={work}", "--formats=hub,pth", f"--output={tmp_path / 'ex'}"
     )
     assert hub.returncode == 0, hub.stderr
     assert "image-classification" in (tmp_path / "ex/hub/README.md").read_text()
-    refused = run_short("--mode=export", f"--checkpoint={work}", f"--output={tmp_path / 'no'}")
+    refused = run("--mode=export", f"--checkpoint={work}", f"--output={tmp_path / 'no'}")
     assert refused.returncode and "--formats must be some of" in refused.stderr
 
     segmentation = values() | {"init_from": str(work)}
@@ -95,5 +95,5 @@ def test_from_folders_to_the_weights_of_a_segmentation_run(tmp_path):
 def test_wrong_options_end_before_anything_compiles(tmp_path, flags, message):
     write_folders(tmp_path / "data")
     data = f"--config.data.root={tmp_path / 'data'}"
-    ended = run_short(CONFIG, *SMALL, data, f"--workdir={tmp_path / 'run'}", *flags)
+    ended = run(CONFIG, *SMALL, data, f"--workdir={tmp_path / 'run'}", *flags)
     assert ended.returncode and message in ended.stderr

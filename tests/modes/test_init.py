@@ -18,7 +18,7 @@ from gsto_jax.devices.process_config import ProcessConfig
 from gsto_jax.errors import UserError
 from modes import init, prepare
 from tests.data_pipelines.dataset_layouts import LAYOUTS, SPLITS, write_layout
-from tests.program import ROOT, run_short
+from tests.program import ROOT, run
 
 
 def write_config(source, output):
@@ -118,7 +118,7 @@ def test_missing_and_wrong_flags_are_named(flag, source, output):
 def test_the_printed_commands_train_and_evaluate(layout, tmp_path):
     write_layout(tmp_path / "data", layout)
     config = f"{tmp_path}/mine.py"
-    first = run_short("--mode=init", f"--source={tmp_path}/data", f"--output={config}")
+    first = run("--mode=init", f"--source={tmp_path}/data", f"--output={config}")
     assert first.returncode == 0, first.stderr
     commands = [
         line.partition("main.py ")[2].split()
@@ -129,7 +129,7 @@ def test_the_printed_commands_train_and_evaluate(layout, tmp_path):
     commands[-1] += ["--config.train.steps=2", "--config.run.trackers=()"]
     commands[-1] += ["--config.model.variant=resnet_mini", f"--workdir={tmp_path}/run"]
     for command in commands:
-        result = run_short(*command)
+        result = run(*command)
         assert result.returncode == 0, result.stderr
     assert len(list((tmp_path / "run" / "eval-val").glob("*.png"))) >= len(SPLITS["val"])
 
@@ -150,7 +150,7 @@ def test_sixty_images_train_and_evaluate_with_the_same_labels(layout, tmp_path):
             (key,) = (key for key in expected if key in name or name.endswith(f"image_{key[1:]}"))
             assert label.tobytes() == expected.pop(key).tobytes()
     assert not expected
-    result = run_short(
+    result = run(
         f"--config={tmp_path}/mine.py",
         f"--workdir={tmp_path}/run",
         *("--config.model.variant=resnet_mini", "--config.train.steps=20"),

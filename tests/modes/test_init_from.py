@@ -18,7 +18,7 @@ from gsto_jax.training.task import initial_state
 from gsto_jax.weights import read_state_dict
 from modes.recipe_warnings import random_weights_note
 from tests.gsto_jax.saved_states import MESH
-from tests.program import run_short
+from tests.program import run
 
 PUBLISHED = {"cityscapes_w18s", "cityscapes_w48", "lip_w48", "pascal_context_w48"}
 PUBLISHED |= {"ade20k_w18s", "ade20k_w48", "pascal_voc_w18s", "pascal_voc_w48"}
@@ -43,7 +43,7 @@ def test_published_configs_note_imagenet_weights():
 
 def test_missing_init_from_file_is_reported_before_the_run(tmp_path):
     args = ["--config=configs/quickstart.py:runlocal", f"--workdir={tmp_path}/run"]
-    result = run_short(*args, f"--config.init_from={tmp_path}/none.pth")
+    result = run(*args, f"--config.init_from={tmp_path}/none.pth")
     assert result.returncode == 2
     assert result.stderr.startswith(f"error: weights {tmp_path}/none.pth: ")
     assert result.stderr.count("\n") == 1
@@ -53,8 +53,8 @@ def test_missing_init_from_file_is_reported_before_the_run(tmp_path):
 @pytest.mark.slow
 def test_exported_weights_start_another_run(tmp_path):
     args = ["--config=configs/quickstart.py:runlocal", f"--workdir={tmp_path}/run"]
-    assert run_short(*args).returncode == 0
-    exported = run_short(
+    assert run(*args).returncode == 0
+    exported = run(
         "--mode=export",
         f"--checkpoint={tmp_path}/run",
         "--formats=safetensors,pth",
@@ -64,7 +64,7 @@ def test_exported_weights_start_another_run(tmp_path):
     path = tmp_path / "export" / "weights.pth"
     assert f"export      {path} (GSTO-HRNet names" in exported.stdout
     assert set(read_state_dict(path)) == set(read_state_dict(path.with_suffix(".safetensors")))
-    result = run_short(args[0], f"--workdir={tmp_path}/next", f"--config.init_from={path}")
+    result = run(args[0], f"--workdir={tmp_path}/next", f"--config.init_from={path}")
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "next" / "init_from.json").read_text())
     assert record["num_loaded"] == record["num_arrays"] and record["initialized"] == {}
@@ -109,7 +109,7 @@ def three_classes(tmp_path):
 
 @pytest.mark.slow
 def test_another_body_is_refused(scenes_run, three_classes, tmp_path):
-    result = run_short(
+    result = run(
         *three_classes,
         f"--workdir={tmp_path}/run",
         f"--config.init_from={scenes_run}",
@@ -134,14 +134,14 @@ def test_fine_tuning_a_run_to_other_classes(scenes_run, three_classes, tmp_path)
         '--config.optim.rates=(("*head",10.0),)',
         "--config.optim.learning_rate=0.001",
     ]
-    result = run_short(*args, "--config.run.stop_at=2")
+    result = run(*args, "--config.run.stop_at=2")
     assert result.returncode == 0, result.stderr
     assert "initialized  head: 9 classes in the checkpoint, 3 here" in result.stdout
     assert "warning: config.model.freeze" in result.stdout, "BN of the gates of GTM"
     record = json.loads((tmp_path / "run" / "init_from.json").read_text())
     assert record["path"] == f"{scenes_run}/checkpoints/4"
     assert record["num_loaded"] < record["num_arrays"]
-    result = run_short(*args)
+    result = run(*args)
     assert result.returncode == 0, result.stderr
     assert "resuming from step 2" in result.stdout
     start, end = (

@@ -15,7 +15,7 @@ from gsto_jax.evaluation.folder import sample_pngs
 from gsto_jax.segmentation import results
 from tests.data_pipelines import downloads_trees
 from tests.gsto_jax import saved_runs
-from tests.program import refused, run_short
+from tests.program import refused, run
 
 
 @pytest.mark.parametrize(
@@ -121,14 +121,14 @@ def test_data_that_was_not_prepared(tmp_path):
     ],
 )
 def test_describe_prints_exact_counts(config, figures):
-    result = run_short("--mode=describe", f"--config=configs/{config}")
+    result = run("--mode=describe", f"--config=configs/{config}")
     assert result.returncode == 0, result.stderr
     assert [x for x in figures.split() if x not in result.stdout] == []
 
 
 @pytest.mark.long
 def test_tables_of_the_paper():
-    result = run_short("--mode=tables")
+    result = run("--mode=tables")
     assert result.returncode == 0, result.stderr
     numbers = re.findall(r"^Table (\d+):", result.stdout, re.M)
     assert numbers == [str(number) for number in range(1, 12)]
@@ -161,7 +161,7 @@ def test_train_evaluate_and_evaluate_again(tmp_path, word):
     args = [f"--config=configs/quickstart.py:{word}runlocal", f"--workdir={workdir}"]
     more = ["--config.run.trackers=tensorboard", "--config.run.eval_every=2"]
     more.append("--config.eval.batch_size=1")  # rounded up
-    result = run_short(*args, *more, devices=2)
+    result = run(*args, *more, devices=2)
     assert result.returncode == 0, result.stderr
     assert "labels of train: 8 of 8 checked, 9 of 9 classes, 0.0% ignored" in result.stdout
     assert "4 steps of 2 from 8 images, learning rate 0.1, on 2 x cpu" in result.stdout
@@ -183,7 +183,7 @@ def test_train_evaluate_and_evaluate_again(tmp_path, word):
     assert [path.name for path in (workdir / "best").iterdir()] == [str(best)]
     check_events(workdir / "tensorboard", evaluations, gated=not word)
 
-    again = run_short("--mode=eval", *args)
+    again = run("--mode=eval", *args)
     assert again.returncode == 0, again.stderr
     assert re.search(r"mean IoU [\d.]+", again.stdout)[0] in result.stdout
     np.testing.assert_allclose(
@@ -214,7 +214,7 @@ def test_predict(tmp_path):
         film.write(image[:48, :64])
     film.release()
     predict = ["--mode=predict", f"--checkpoint={workdir}", f"--output={output}"]
-    predicted = run_short(*predict, str(photos), "--save=overlay,ids,gates")
+    predicted = run(*predict, str(photos), "--save=overlay,ids,gates")
     assert predicted.returncode == 1, predicted.stdout + predicted.stderr
     assert "3 of 4 predicted: overlay, ids, gates" in predicted.stdout
     assert predicted.stderr.startswith(f"error: cannot read {photos}/broken.png: it is truncated")
@@ -233,12 +233,10 @@ def test_predict(tmp_path):
         "000000.png",
         "000001.png",
     ]
-    again = run_short(*predict, str(photos / "photo.png"), "--save=ids")
+    again = run(*predict, str(photos / "photo.png"), "--save=ids")
     assert (again.returncode, again.stderr) == (0, "")
     np.testing.assert_array_equal(ids, cv2.imread(str(output / "ids/photo.png"), -1))
-    mirrored = run_short(
-        *predict, str(photos / "photo.png"), "--save=ids", "--config.eval.flip=True"
-    )
+    mirrored = run(*predict, str(photos / "photo.png"), "--save=ids", "--config.eval.flip=True")
     assert (mirrored.returncode, mirrored.stderr) == (0, "")
     refusal = refused(*predict, str(photos), "--config.model.hrnet.gfm=False")
     assert "--config.model.hrnet.gfm is fixed by the checkpoint" in refusal
@@ -250,24 +248,22 @@ def test_predict(tmp_path):
 def test_export_report_and_the_best_checkpoint(tmp_path):
     workdir = tmp_path / "run"
     args = ["--config=configs/quickstart.py:runlocal", "--config.model.variant=mini"]
-    trained = run_short(*args, f"--workdir={workdir}", "--config.train.steps=1")
+    trained = run(*args, f"--workdir={workdir}", "--config.train.steps=1")
     assert trained.returncode == 0, trained.stderr
     checkpoint = f"--checkpoint={workdir}"
     # From another folder, where no configuration lies.
     elsewhere = {"cwd": tmp_path}
-    exported = run_short(
-        "--mode=export", checkpoint, "--output=x", "--formats=jax,hub", **elsewhere
-    )
+    exported = run("--mode=export", checkpoint, "--output=x", "--formats=jax,hub", **elsewhere)
     assert exported.returncode == 0, exported.stderr
     assert exported.stdout.count("100.0000% of labels equal") == 3
     names = sorted(path.name for path in (tmp_path / "x").iterdir())
     assert names == ["hub", "model.jax", "model.json"]
     assert "mean_iou" in (tmp_path / "x/hub/README.md").read_text()
-    page = run_short("--mode=report", f"--workdir={workdir}", **elsewhere)
+    page = run("--mode=report", f"--workdir={workdir}", **elsewhere)
     assert page.returncode == 0, page.stderr
     assert page.stdout.endswith(f"report      {workdir}/report.html\n")
     assert "quickstart-runlocal" in (workdir / "report.html").read_text()
-    best = run_short("--mode=eval", f"--checkpoint={workdir / 'best'}", **elsewhere)
+    best = run("--mode=eval", f"--checkpoint={workdir / 'best'}", **elsewhere)
     assert best.returncode == 0, best.stderr
     assert "quickstart-runlocal, step 1, on val" in best.stdout, "the settings are the run's"
     assert f"checkpoint  {workdir}/best/1" in best.stdout
@@ -316,22 +312,22 @@ def test_from_the_downloads_to_a_trained_network(tmp_path):
     )
     args = ["--config=configs/cityscapes_w18s.py:trainval,runlocal"]
     args.append(f"--config.data.root={tmp_path / 'sets'}")
-    prepared = run_short("--mode=prepare", *args, f"--source={downloads}", "--partial")
+    prepared = run("--mode=prepare", *args, f"--source={downloads}", "--partial")
     assert prepared.returncode == 0, prepared.stderr
     assert f"dataset  {tmp_path}/sets/cityscapes/1.0.0" in prepared.stdout
     assert "test has 2 of 1525" in refused("--mode=prepare", *args, f"--source={downloads}")
-    audited = run_short("--mode=audit", *args)
+    audited = run("--mode=audit", *args)
     assert audited.returncode == 0, audited.stderr
     assert "trainval: 8 labels, 0 problems" in audited.stdout
     small = ["--config.model.variant=resnet_mini", "--config.data.workers=1"]
     small.append(f"--workdir={tmp_path}/run")
-    result = run_short(*args, *small, "--config.eval.scales=(0.5,1.0)", "--config.eval.flip=True")
+    result = run(*args, *small, "--config.eval.scales=(0.5,1.0)", "--config.eval.flip=True")
     assert result.returncode == 0, result.stderr
     assert "4 steps of 2 from 8 images" in result.stdout
     assert result.stdout.count("the published scores start from ImageNet") == 1
     assert "3 images, scales 0.5 1 + flip + slide_upsampled 128x128 by 1" in result.stdout
     assert re.search(r"mean of categories │ +\d", result.stdout), "the prepared set has instances"
-    sent = run_short("--mode=submit", *args, *small)
+    sent = run("--mode=submit", *args, *small)
     assert sent.returncode == 0, sent.stderr
     archive = tmp_path / "run" / "submission-test.zip"
     assert f"submission  {archive}" in sent.stdout
@@ -348,7 +344,7 @@ def test_from_the_downloads_to_a_trained_network(tmp_path):
 @pytest.mark.skipif("GSTO_DATA" not in os.environ, reason="set GSTO_DATA to a folder with camvid/")
 def test_camvid_runs(tmp_path):
     root = Path(os.environ["GSTO_DATA"]) / "camvid"
-    result = run_short(
+    result = run(
         "--config=configs/camvid_w18s.py:runlocal",
         f"--config.data.root={root}",
         f"--workdir={tmp_path / 'run'}",

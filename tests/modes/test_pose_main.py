@@ -10,7 +10,7 @@ import cv2
 import pytest
 
 from tests.data_pipelines.downloads_trees import coco_files, image_bytes
-from tests.program import run_short
+from tests.program import run
 
 CONFIG = "--config=configs/lsp_pose_w18s.py"
 SMALL = (
@@ -65,33 +65,33 @@ def test_from_downloads_to_a_submission(tmp_path):
     write_downloads(downloads)
     data = f"--config.data.root={tmp_path / 'sets'}"
     check_preparation(downloads, data)
-    trained = run_short(CONFIG, data, *SMALL, *TRAIN, f"--workdir={work}")
+    trained = run(CONFIG, data, *SMALL, *TRAIN, f"--workdir={work}")
     assert trained.returncode == 0, trained.stderr
     assert "4 steps of 2 from 3 persons" in trained.stdout
     assert re.search(r"AP [\d.]+ \(ground-truth boxes\)", trained.stdout)
     assert "true joints, encoded" in trained.stdout
-    again = run_short("--mode=eval", CONFIG, data, *SMALL, f"--workdir={work}")
+    again = run("--mode=eval", CONFIG, data, *SMALL, f"--workdir={work}")
     pattern = re.compile(r"AP [\d.]+ \(")
     assert pattern.search(again.stdout)[0] == pattern.search(trained.stdout)[0]
     check_submission(work, (CONFIG, data, *SMALL, f"--workdir={work}"), downloads / "boxes.json")
     check_prediction(work, downloads / "val2017", tmp_path)
-    page = run_short("--mode=report", f"--workdir={work}")
+    page = run("--mode=report", f"--workdir={work}")
     assert page.returncode == 0, page.stderr
 
 
 def check_preparation(downloads, data):
-    prepared = run_short("--mode=prepare", CONFIG, data, f"--source={downloads}", "--partial")
+    prepared = run("--mode=prepare", CONFIG, data, f"--source={downloads}", "--partial")
     assert prepared.returncode == 0, prepared.stderr
     assert "persons are category 'person' (id 0); left out: 1 of 'dog' (id 1)" in prepared.stdout
-    kept = run_short("--mode=prepare", CONFIG, data, f"--source={downloads.parent}", "--partial")
+    kept = run("--mode=prepare", CONFIG, data, f"--source={downloads.parent}", "--partial")
     assert f"is kept as it was built from {downloads} (train 3, val 1" in kept.stdout, kept.stderr
 
 
 def check_submission(work, args, boxes):
     detections = f"--config.data.keypoints.detections={boxes}"
-    detected = run_short("--mode=eval", *args, detections)
+    detected = run("--mode=eval", *args, detections)
     assert "2 persons in 2 images, detector boxes boxes.json" in detected.stdout, detected.stderr
-    sent = run_short("--mode=submit", *args, detections)
+    sent = run("--mode=submit", *args, detections)
     assert sent.returncode == 0, sent.stderr
     path = work / "person_keypoints_test-dev2017_lsp_pose_w18s_results.zip"
     assert f"submission  {path}" in sent.stdout
@@ -101,7 +101,7 @@ def check_submission(work, args, boxes):
     assert {pose["category_id"] for pose in poses} == {0}
     saved = json.loads((work / "eval-val" / "results.json").read_text())
     assert {pose["image_id"] for pose in saved} == {FIRST + 11, FIRST + 12}
-    assert run_short("--mode=submit", *args).returncode == 2
+    assert run("--mode=submit", *args).returncode == 2
 
 
 def check_prediction(work, images, folder):
@@ -110,7 +110,7 @@ def check_prediction(work, images, folder):
     boxes.write_text(json.dumps({image.name: [[1, 2, 30, 30], [20, 5, 30, 30]]}))
     predict = ("--mode=predict", f"--checkpoint={work}", f"--output={output}")
     named = (*predict, "--save=overlay,heatmaps,branches,gates")
-    predicted = run_short(*named, f"--boxes={boxes}", str(image))
+    predicted = run(*named, f"--boxes={boxes}", str(image))
     assert predicted.returncode == 0, predicted.stderr
     persons = json.loads((output / "poses.json").read_text())
     assert [len(rows) for rows in persons.values()] == [2]
@@ -119,11 +119,11 @@ def check_prediction(work, images, folder):
     note = f"no joint of {low} persons scores 0.2 (pose.visibility_threshold) or more"
     assert (note in predicted.stdout) == (low > 0), (best, predicted.stdout)
     assert cv2.imread(str(output / "overlay" / f"{11:012d}.jpg")).shape == (40, 60, 3)
-    outside = run_short(*named, "--boxes=70,5,20,30", str(other))
+    outside = run(*named, "--boxes=70,5,20,30", str(other))
     assert outside.returncode == 1 and "must overlap the image of 60x40 pixels" in outside.stderr
-    lost = run_short(*named, f"--boxes={boxes}", str(other))
+    lost = run(*named, f"--boxes={boxes}", str(other))
     assert (lost.returncode, "has no boxes of" in lost.stderr) == (1, True)
-    whole = run_short(*named, str(other))
+    whole = run(*named, str(other))
     assert whole.returncode == 0, whole.stderr
     assert len(json.loads((output / "poses.json").read_text())) == 2
     for flags, message in (
@@ -132,7 +132,7 @@ def check_prediction(work, images, folder):
         (["--boxes=1,2"], "--boxes must be x,y,w,h"),
         (["--config.pose.sigma=2.0"], "fixed by the checkpoint"),
     ):
-        result = run_short(*predict, *flags, str(other))
+        result = run(*predict, *flags, str(other))
         assert (result.returncode, message in result.stderr) == (2, True), result.stderr
 
 
@@ -149,7 +149,7 @@ def test_real_persons_and_a_detectors_boxes(tmp_path):
 
     source = Path(os.environ["GSTO_DATA"]) / "coco_kp"
     data = f"--config.data.root={tmp_path}"
-    prepared = run_short("--mode=prepare", CONFIG, data, f"--source={source}", "--partial")
+    prepared = run("--mode=prepare", CONFIG, data, f"--source={source}", "--partial")
     assert prepared.returncode == 0, prepared.stderr
     config = lsp_pose_w18s.get_config()
     config.data.root = str(tmp_path)
@@ -167,6 +167,6 @@ def test_real_persons_and_a_detectors_boxes(tmp_path):
     (boxes,) = (source / "person_detection_results").glob("*.json")
     detections = f"--config.data.keypoints.detections={boxes}"
     work = f"--workdir={tmp_path / 'run'}"
-    trained = run_short(CONFIG, data, *SMALL, *TRAIN, detections, work)
+    trained = run(CONFIG, data, *SMALL, *TRAIN, detections, work)
     assert trained.returncode == 0, trained.stderr
     assert f"118 persons in 4 images, detector boxes {boxes.name}" in trained.stdout

@@ -5,7 +5,7 @@ import pytest
 
 from tests.data_pipelines.annotation_files import coco, write_json
 from tests.data_pipelines.conftest import write_image
-from tests.program import run_short
+from tests.program import run
 
 CONFIG = """
 from configs import base
@@ -36,14 +36,14 @@ def config(tmp_path):
 
 def test_draws_labels_and_audits_them(config, tmp_path):
     source = f"--source={tmp_path / 'DIR'}"
-    result = run_short("--mode=prepare", config, source)
+    result = run("--mode=prepare", config, source)
     assert result.returncode == 0, result.stderr
     assert f"labels  {tmp_path}/DIR/masks/train  2 drawn" in result.stdout
     assert "2 images have no entry, and no label is drawn: val0.jpg, val1.jpg" in result.stdout
     root = f"--config.data.root={tmp_path / 'DIR'}"
-    again = run_short("--mode=prepare", config, root)
+    again = run("--mode=prepare", config, root)
     assert f"labels  {tmp_path}/DIR/masks/val  2 kept as drawn before" in again.stdout
-    audited = run_short("--mode=audit", config, root)
+    audited = run("--mode=audit", config, root)
     assert audited.returncode == 0, audited.stderr
     assert "train: 2 labels, 0 problems" in audited.stdout
 
@@ -59,7 +59,7 @@ def test_draws_labels_and_audits_them(config, tmp_path):
     ],
 )
 def test_wrong_commands(config, tmp_path, args, message):
-    result = run_short("--mode=prepare", config, *args, cwd=tmp_path)
+    result = run("--mode=prepare", config, *args, cwd=tmp_path)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert message in line

@@ -43,7 +43,7 @@ def start(*args, devices=2):
 
 
 def run(*args, devices=2):
-    return program.run_short(*args, devices=devices)
+    return program.run(*args, devices=devices)
 
 
 def final_state(workdir, step=STEPS):

@@ -1,8 +1,6 @@
 """Two processes train in a bucket: one is killed in the middle of a save, and both go on."""
 
 import re
-import subprocess
-import sys
 import time
 
 import pytest
@@ -30,17 +28,10 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def start_two(workdir):
     coordinator = f"--coordinator=localhost:{program.free_port()}"
-    command = [sys.executable, "-c", SMALL, str(program.ROOT / "main.py"), *faults.ARGUMENTS]
+    command = ["-c", SMALL, program.ROOT / "main.py", *faults.ARGUMENTS]
     command += [f"--workdir={workdir}", coordinator, "--processes=2"]
     return [
-        subprocess.Popen(
-            [*command, f"--process={k}"],
-            cwd=program.ROOT,
-            env=program.environment(1),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        program.Fork([*command, f"--process={k}"], environment=program.environment(), merged=True)
         for k in range(2)
     ]
 

@@ -19,7 +19,7 @@ from gsto_jax.storage import to_path, walk_objects
 from modes import run_setup
 from tests.gsto_jax.saved_states import save
 from tests.gsto_jax.small_task import FAST, values
-from tests.program import ROOT, run_short
+from tests.program import ROOT, run
 
 
 def assert_same(tree, expected):
@@ -85,11 +85,11 @@ def test_a_run_and_a_missing_one(bucket):
     """All that a run needs is in the bucket, or is written there."""
     args = ["--config=configs/quickstart.py:runlocal", "--config.model.variant=resnet_mini"]
     args += ["--config.train.steps=2", "--config.data.eval_size=2", "--config.eval.sample_images=1"]
-    trained = run_short(*args, f"--workdir={bucket}/run")
+    trained = run(*args, f"--workdir={bucket}/run")
     assert trained.returncode == 0, trained.stderr
     files = walk_objects(to_path(f"{bucket}/run", "--workdir"))
     assert {"config.json", "evaluations.jsonl/000001", "eval-val/evaluation.json"} < {*files}
     assert any(name.startswith("eval-val/") and name.endswith(".png") for name in files)
-    missing = run_short("--mode=eval", f"--workdir={bucket}/none")
+    missing = run("--mode=eval", f"--workdir={bucket}/none")
     assert missing.returncode == 2
     assert f"{bucket}/none" in missing.stderr and missing.stderr.count("\n") == 1

@@ -4,8 +4,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 
@@ -44,28 +42,27 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def command(workdir, *more):
-    return [sys.executable, str(program.ROOT / "main.py"), *SETTINGS, f"--workdir={workdir}", *more]
+    return [program.ROOT / "main.py", *SETTINGS, f"--workdir={workdir}", *more]
 
 
-def start(devices, args, kept=True):
+def start(devices, args, kept=True, launch=program.Fork):
     """Starts a process of a run, with the programs that tests keep compiled or without."""
     environment = program.environment(devices) | {"JAX_ENABLE_X64": "1"}
-    return subprocess.Popen(
-        args,
-        cwd=program.ROOT,
-        env={k: v for k, v in environment.items() if kept or k not in program.KEPT},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    kept_environment = {k: v for k, v in environment.items() if kept or k not in program.KEPT}
+    return launch(args, environment=kept_environment)
 
 
 @contextmanager
-def together(commands, devices, kept=True):
+def together(commands, devices, kept=True, launch=program.Fork):
     """Starts the processes of one run and ends them after the block."""
     place = f"--coordinator=localhost:{program.free_port()}"
     processes = [
-        start(devices, [*args, place, f"--processes={len(commands)}", f"--process={k}"], kept)
+        start(
+            devices,
+            [*args, place, f"--processes={len(commands)}", f"--process={k}"],
+            kept,
+            launch,
+        )
         for k, args in enumerate(commands)
     ]
     try:
@@ -98,7 +95,7 @@ def by_several(workdir, *more, count=2, devices=2, kill=None, tell=None):
     """
     output, args = "", command(workdir, *more)
     if tell is not None:
-        args = [sys.executable, "-c", PATIENT, *args[1:]]
+        args = ["-c", PATIENT, *args]
     with together([args] * count, devices, kept=tell is None) as processes:
         if kill is not None:
             output = read_until(processes[0], r"step +2/")
@@ -195,9 +192,9 @@ def test_signal_to_one_process_saves_a_resumable_checkpoint(tmp_path, alone):
     assert_same_run(tmp_path, alone)
 
 
-def two_that_differ(first, second):
+def two_that_differ(first, second, launch=program.Fork):
     """Errors and status of two processes that the same run was meant to have."""
-    with together([first, second], devices=1) as processes:
+    with together([first, second], devices=1, launch=launch) as processes:
         return [(errors, status) for status, _, errors in program.finish(processes, timeout=120)]
 
 
@@ -231,6 +228,6 @@ def test_other_code_on_one_host(tmp_path):
         programs.append(shutil.copy(program.ROOT / "main.py", tmp_path / name))
     with (tmp_path / "second" / "gsto_jax" / "errors.py").open("a") as file:
         file.write("# other code\n")
-    arguments = command(tmp_path / "run")[2:]
-    ends = two_that_differ(*([sys.executable, path, *arguments] for path in programs))
+    arguments = command(tmp_path / "run")[1:]
+    ends = two_that_differ(*([path, *arguments] for path in programs), program.start_new)
     assert_both_say(ends, r"code .*'\w{8}' .*process 1 .*'\w{8}' .*process 0")

@@ -103,7 +103,7 @@ def test_modes_without_devices(args):
 def test_modes_of_one_process_name_the_remedy(mode):
     with one_slice_on_gke() as (_, second):
         variables = second | {"JAX_FORCE_TPU_INIT": "1"}
-        result = program.run_short(f"--mode={mode}", variables=variables)
+        result = program.run(f"--mode={mode}", variables=variables)
     message = error_of((result.returncode, result.stdout, result.stderr))
     assert f"--mode={mode} " in message and "process 1 of 2" in message
     assert "JAX_PLATFORMS=cpu" in message and "TPU_PROCESS_BOUNDS=1,1,1" in message

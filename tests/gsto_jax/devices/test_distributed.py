@@ -3,9 +3,6 @@
 import os
 import re
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from orbax.checkpoint import multihost
@@ -25,25 +22,19 @@ from gsto_jax.devices.processes import (
 from gsto_jax.devices.roll_call import listen
 from tests import program
 
-ROOT = Path(__file__).parents[3]
 ALONE = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OMPI_"))}
 
 
 def play(scenario, count, launcher=None):
     """Returns status, output and errors of each process; `launcher` returns its variables."""
     port, flag = program.free_port(), launcher is None
-    command = [sys.executable, "-m", "tests.gsto_jax.peer_process", scenario]
-    command += [str(port) if flag else "0", str(count)]
+    command = ["-m", "tests.gsto_jax.peer_process", scenario, port if flag else 0, count]
     started = [
-        subprocess.Popen(
-            [*command, str(index)],
-            cwd=ROOT,
-            env=ALONE
+        program.Fork(
+            [*command, index],
+            environment=ALONE
             | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
             | ({} if flag else launcher(index, count) | {"JAX_COORDINATOR_PORT": str(port)}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
         )
         for index in range(count)
     ]

@@ -2,9 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,22 +11,15 @@ from gsto_jax.devices.mesh import make_mesh
 from tests import program
 from tests.gsto_jax.evaluation_process import CLASSES, PROTOCOLS, SETS, Images, run
 
-ROOT = Path(__file__).parents[3]
-
 
 def processes(folder, cases, count, devices):
     """Returns the merged results of each case by `count` processes."""
-    port = program.free_port()
-    command = [sys.executable, "-m", "tests.gsto_jax.evaluation_process", json.dumps(cases)]
+    command = ["-m", "tests.gsto_jax.evaluation_process", json.dumps(cases), devices]
+    command += [program.free_port(), count]
     paths = [folder / f"{index}.npz" for index in range(count)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": program.QUICK}
     started = [
-        subprocess.Popen(
-            [*command, *map(str, (devices, port, count, index, path))],
-            cwd=ROOT,
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": program.QUICK},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        program.Fork([*command, index, path], environment=environment)
         for index, path in enumerate(paths)
     ]
     ends = program.finish(started)

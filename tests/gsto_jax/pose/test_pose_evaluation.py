@@ -2,10 +2,7 @@
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import jax
@@ -144,14 +141,10 @@ def test_evaluation_files(trained, tmp_path):
 def test_two_processes_equal_one(tmp_path):
     address = f"localhost:{program.free_port()}"
     folders = [tmp_path / name for name in ("alone", "together")]
-    command = [sys.executable, "-m", "tests.gsto_jax.pose_process", address, "2"]
+    command = ["-m", "tests.gsto_jax.pose_process", address, 2]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": program.QUICK}
     started = [
-        subprocess.Popen(
-            [*command, str(index), str(folders[1])],
-            cwd=Path(__file__).parents[3],
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": program.QUICK},
-        )
-        for index in (0, 1)
+        program.Fork([*command, index, folders[1]], environment=environment) for index in (0, 1)
     ]
     assert [status for status, *_ in program.finish(started)] == [0, 0]
     alone = pose_process.evaluate(ONE, 0, 1, folders[0]).record

@@ -1,9 +1,6 @@
 """Scores of each image and the files of an evaluation, of one process or of several."""
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,13 +54,7 @@ def test_scores_are_gathered_over_processes(tmp_path):
     address = f"127.0.0.1:{program.free_port()}"
     # Files, since what connects the processes prints where it likes.
     files = [tmp_path / str(n) for n in (0, 1)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, address, str(n), str(file)],
-            cwd=Path(__file__).parents[3],
-        )
-        for n, file in enumerate(files)
-    ]
+    processes = [program.Fork(["-c", PROCESS, address, n, file]) for n, file in enumerate(files)]
     assert [status for status, *_ in program.finish(processes)] == [0, 0]
     assert [file.read_text() for file in files] == [str(persons())] * 2
 
