@@ -22,7 +22,7 @@ QUICK = "--xla_backend_optimization_level=0"
 ones cannot do without; XLA ends a process whose flags it does not know.
 """
 if version("jaxlib").startswith("0.10."):
-    QUICK += " --xla_cpu_use_fusion_emitters=false"
+    QUICK += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 KEPT = {
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / "tests" / ".jax_cache"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
