@@ -24,6 +24,8 @@ import tensorflow as tf
 from jax.experimental import jax2tf
 
 from gsto_jax.errors import UserError
+from gsto_jax.predict.classification import ClassPredictor
+from gsto_jax.predict.description import ExportablePredictor
 from gsto_jax.predict.onnx_export import program_source
 from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.program_source import ProgramSource
@@ -109,18 +111,13 @@ def convert(source: ProgramSource, folder: Path, size: tuple[int, int]) -> None:
     compare("model.tflite", run_tflite(model, arrays), expected)
 
 
-def make_predictor(checkpoint: str) -> Predictor | PosePredictor:
-    """Builds the predictor of a checkpoint. Raises UserError for a task without programs."""
+def make_predictor(checkpoint: str) -> ExportablePredictor:
+    """Builds the predictor of a checkpoint."""
     trained = load_trained(checkpoint)
     task = trained.task.config.task
     if task == "segmentation":
         return Predictor.from_trained(trained)
-    if task == "pose":
-        return PosePredictor(trained)
-    raise UserError(
-        "checkpoint must be of a segmentation or pose network; got "
-        f"{trained.path}, a {task} network, of which there are no programs"
-    )
+    return PosePredictor(trained) if task == "pose" else ClassPredictor(trained)
 
 
 def main() -> None:

@@ -14,6 +14,9 @@ A pose network takes the boxes of the persons, x,y,w,h in pixels separated by ";
 image is one person, and with empty boxes= there is none. It answers with JSON, as poses.json of
 --mode=predict: for each person "bbox", "keypoints" (x, y, score of each joint) and "score".
 
+A classification network answers with JSON, as predictions.json of --mode=predict: "class" and
+"probability" of the most probable classes.
+
 | status | reason |
 |---|---|
 | 400 | the body is not an image, or one that the network does not take; invalid boxes or query |
@@ -53,6 +56,8 @@ from PIL import Image
 
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import ImageError, decode, read_header
+from gsto_jax.predict.class_prediction import ClassPrediction
+from gsto_jax.predict.exported_classes import ExportedClassPredictor
 from gsto_jax.predict.exported_pose import ExportedPosePredictor
 from gsto_jax.predict.pose_prediction import PosePrediction
 from gsto_jax.predict.programs import Program, ProgramError, find_program, load_program
@@ -63,7 +68,7 @@ MORE_THREADS = 32  # beside --queue, for answers about health and refusals
 TEXT, JSON = "text/plain", "application/json"
 
 BoxTexts = list[list[str]]
-Result = np.ndarray | PosePrediction
+Result = np.ndarray | PosePrediction | ClassPrediction
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -126,6 +131,8 @@ class Batcher:
     def __init__(self, program: Program, max_batch: int, seconds: float) -> None:
         self.program, self.seconds = program, seconds
         self.poses = ExportedPosePredictor(program) if program.task_name == "pose" else None
+        is_classification = program.task_name == "classification"
+        self.classes = ExportedClassPredictor(program) if is_classification else None
         self.max_batch = 1 if self.poses else max_batch
         self.counts = Counter(images=0, batches=0)
         self._waiting: deque[Waiting] = deque()
@@ -133,7 +140,7 @@ class Batcher:
         threading.Thread(target=self._run, daemon=True).start()
 
     def __call__(self, image: np.ndarray, boxes: BoxTexts | None) -> Result:
-        """Returns the class indices `h w` uint8, or the poses, of an image `h w c` uint8."""
+        """Returns the prediction of an image `h w c` uint8; a label map is `h w` uint8."""
         result: Future[Result] = Future()
         with self._changed:
             self._waiting.append(Waiting(image, boxes, result, time.monotonic() + self.seconds))
@@ -176,7 +183,11 @@ class Batcher:
         if self.program.runtime == "jax":  # which compiles for each number of images
             size = min(1 << (len(images) - 1).bit_length(), self.max_batch)
             images = np.pad(images, ((0, size - len(images)), *[(0, 0)] * 3), "edge")
-        return self.program.call({"image": images})["labels"]
+        outputs = self.program.call({"image": images})
+        if self.classes is None:
+            return outputs["labels"]
+        rows = zip(batch, outputs["probabilities"], strict=False)  # there may be padding
+        return [self.classes.prediction(entry.image, row) for entry, row in rows]
 
 
 class Server(ThreadingHTTPServer):
@@ -271,7 +282,8 @@ class Handler(BaseHTTPRequestHandler):
             return 400, f"the query must be boxes=...; got {', '.join(unknown)}".encode(), TEXT
         boxes, most_boxes = parse_boxes(query.get("boxes")), self.server.args.max_boxes
         if boxes is not None and program.task_name != "pose":
-            return 400, b"boxes are for pose networks; this is a segmentation network", TEXT
+            reason = f"boxes are for pose networks; this is a {program.task_name} network"
+            return 400, reason.encode(), TEXT
         if boxes is not None and len(boxes) > most_boxes:
             return 413, f"send at most {most_boxes} boxes".encode(), TEXT
         try:
@@ -287,6 +299,8 @@ class Handler(BaseHTTPRequestHandler):
             return 500, b"the prediction failed", TEXT
         if isinstance(result, PosePrediction):
             return 200, json.dumps(result.persons()).encode(), JSON
+        if isinstance(result, ClassPrediction):
+            return 200, json.dumps(result.entries()).encode(), JSON
         png = io.BytesIO()
         Image.fromarray(result).save(png, "PNG")
         return 200, png.getvalue(), "image/png"

@@ -16,7 +16,8 @@ from gsto_jax.errors import UserError
 from gsto_jax.files import is_disk_full, make_folder
 from gsto_jax.hub.folder import write_hub_folder
 from gsto_jax.hub.origin import find_origin, find_scores
-from gsto_jax.predict.description import preprocessing
+from gsto_jax.predict.classification import ClassPredictor
+from gsto_jax.predict.description import ExportablePredictor, preprocessing
 from gsto_jax.predict.export import check_exportable, export
 from gsto_jax.predict.inputs import find_inputs
 from gsto_jax.predict.media import load_pixels
@@ -70,22 +71,18 @@ def run(args: Any) -> None:
     log(f"checkpoint  {trained.path}")
 
 
-def make_predictor(trained: TrainedModel, long_side: int | None) -> Predictor | PosePredictor:
+def make_predictor(trained: TrainedModel, long_side: int | None) -> ExportablePredictor:
     """Builds the predictor whose program is exported."""
-    if trained.task.config.task == "segmentation":
+    task = trained.task.config.task
+    if task == "segmentation":
         return Predictor.from_trained(trained, long_side)
-    if trained.task.config.task == "classification":
-        raise UserError(
-            "--formats must be some of pth, safetensors, hub for a classification network, of "
-            f"which there are no programs; got {trained.path}"
-        )
     if long_side is not None:
-        raise UserError(f"--long_side is for segmentation networks; got {trained.path}, for pose")
-    return PosePredictor(trained)
+        raise UserError(f"--long_side is for segmentation networks; got {trained.path}, for {task}")
+    return ClassPredictor(trained) if task == "classification" else PosePredictor(trained)
 
 
 def read_calibration(
-    predictor: Predictor | PosePredictor, calibration: str, output: Path
+    predictor: ExportablePredictor, calibration: str, output: Path
 ) -> list[np.ndarray]:
     """Reads the images of `--calibration`, at most `CALIBRATION_IMAGES`, evenly spaced by name."""
     try:
@@ -106,7 +103,7 @@ def read_calibration(
 
 
 def write_programs(
-    predictor: Predictor | PosePredictor,
+    predictor: ExportablePredictor,
     folder: Path,
     formats: list[str],
     size: tuple[int, int] | None,

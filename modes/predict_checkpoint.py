@@ -82,11 +82,8 @@ def export_program(trained: TrainedModel, args: Any) -> Program:
     check_flags(args, "needs --runtime=jax")
     predictor: Any
     if trained.task.config.task == "classification":
-        raise UserError(
-            "--runtime must be jax or auto for a classification checkpoint, of which there are no "
-            f"programs; got 'onnx' with {trained.path}"
-        )
-    if trained.task.config.task == "pose":
+        predictor = ClassPredictor(trained)
+    elif trained.task.config.task == "pose":
         predictor = PosePredictor(trained)
     else:
         pad_to = vars(args).get("config.eval.pad_to")

@@ -8,6 +8,7 @@ from typing import Any
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import DecodeOptions
 from gsto_jax.predict.exported import ExportedPredictor
+from gsto_jax.predict.exported_classes import ExportedClassPredictor
 from gsto_jax.predict.exported_pose import ExportedPosePredictor
 from gsto_jax.predict.inputs import Input
 from gsto_jax.predict.outputs import FEATURE_OUTPUTS
@@ -15,6 +16,7 @@ from gsto_jax.predict.programs import Program, load_program
 from modes.input_predictors import (
     DECODE_OPTIONS,
     LABEL_FLAGS,
+    ClassInputs,
     LabelInputs,
     PoseInputs,
     config_overrides,
@@ -54,13 +56,18 @@ def check_flags(args: Any, remedy: str) -> None:
 
 
 def inputs_of(program: Program, args: Any, inputs: Sequence[Input]) -> InputPredictor:
-    """Returns the predictor of the inputs; raises UserError for flags of the other task."""
+    """Returns the predictor of the inputs; raises UserError for flags of other tasks."""
     path = program.path
     if program.task_name == "pose":
         refuse_flags(args, LABEL_FLAGS, f"is for segmentation networks; {path} is a pose network")
         poses = ExportedPosePredictor(program)
         return PoseInputs(poses, poses, inputs, args.boxes)
-    refuse_flags(args, ("boxes",), f"is for pose networks; {path} is a segmentation network")
+    refuse_flags(args, ("boxes",), f"is for pose networks; {path} is a {program.task_name} network")
+    if program.task_name == "classification":
+        reason = f"is for segmentation networks; {path} is a classification network"
+        refuse_flags(args, LABEL_FLAGS, reason)
+        classes = ExportedClassPredictor(program)
+        return ClassInputs(classes, classes)
     outputs = args.save or LabelInputs.default_outputs
     options = {} if args.unsure_below is None else {"unsure_below": args.unsure_below}
     return LabelInputs(ExportedPredictor(program, **options), inputs, outputs)

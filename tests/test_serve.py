@@ -19,8 +19,14 @@ import pytest
 from PIL import Image
 
 from gsto_jax.predict.exported import ExportedPredictor
+from gsto_jax.predict.exported_classes import ExportedClassPredictor
 from gsto_jax.predict.exported_pose import ExportedPosePredictor
-from tests.gsto_jax.exported_programs import describe, write_pose_program, write_program
+from tests.gsto_jax.exported_programs import (
+    describe,
+    write_class_program,
+    write_pose_program,
+    write_program,
+)
 from tests.image_bytes import RGB, RGBA, chunk, exif, png
 
 ROOT = Path(__file__).parents[1]
@@ -156,6 +162,20 @@ def test_poses(tmp_path, url):
         assert health(poses)["task"] == "pose" and health(poses)["images"] == 3
     status, reason, _ = refusal(f"{url}?boxes=0,0,9,9", image)
     assert status == 400 and "for pose networks" in reason
+
+
+def test_classes(tmp_path):
+    path = tmp_path / "model.onnx"
+    write_class_program(path)
+    images = [image_of(seed) for seed in range(2)]
+    with serve(path) as (_, url):
+        for image in images:
+            with urllib.request.urlopen(url, png(image, RGB), timeout=60) as answer:
+                assert answer.headers["Content-Type"] == "application/json"
+                assert json.load(answer) == ExportedClassPredictor.load(path)(image).entries()
+        status, reason, _ = refusal(f"{url}?boxes=0,0,9,9", png(images[0], RGB))
+        assert status == 400 and "this is a classification network" in reason
+        assert health(url)["task"] == "classification"
 
 
 def test_a_program_that_fails_does_not_stop_the_server(tmp_path):

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from gsto_jax.ops.sizes import PUBLISHED
+from gsto_jax.predict.classification import ClassPredictor
 from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.program_source import ProgramSource
 from gsto_jax.predict.segmentation import Predictor
@@ -13,13 +14,15 @@ from gsto_jax.predict.single_pass import single_pass_protocol
 from gsto_jax.runs.checkpoint import package_versions
 from gsto_jax.types import Size
 
+ExportablePredictor = Predictor | PosePredictor | ClassPredictor
+"""Predictors whose programs are exported."""
 PLATFORMS = ("cpu", "cuda", "tpu")
 OPSET = 21
 _ONNX_PACKAGES = ("jax2onnx", "onnx", "onnxruntime")
 
 
 def describe(
-    predictor: Predictor | PosePredictor,
+    predictor: ExportablePredictor,
     source: ProgramSource,
     formats: Sequence[str],
     size: Size | None,
@@ -47,9 +50,11 @@ def describe(
     }
 
 
-def _names(predictor: Predictor | PosePredictor) -> dict[str, Any]:
+def _names(predictor: ExportablePredictor) -> dict[str, Any]:
     if isinstance(predictor, Predictor):
         return {"classes": predictor.classes, "palette": predictor.palette}
+    if isinstance(predictor, ClassPredictor):
+        return {"classes": predictor.classes}
     task = predictor.task
     return {
         "joints": task.joints,
@@ -59,9 +64,16 @@ def _names(predictor: Predictor | PosePredictor) -> dict[str, Any]:
     }
 
 
-def preprocessing(predictor: Predictor | PosePredictor) -> dict[str, Any]:
+def preprocessing(predictor: ExportablePredictor) -> dict[str, Any]:
     """Describes the steps of the program around the network."""
     data, normalization = predictor.config["data"], "(pixel / 255 - mean) / std"
+    if isinstance(predictor, ClassPredictor):
+        return {
+            "crop": data["crop"],
+            "center": data["image_crops"]["center"],
+            "normalization": normalization,
+            "flip": predictor.task.config.eval.flip,
+        }
     if isinstance(predictor, PosePredictor):
         options = predictor.task.config
         return {

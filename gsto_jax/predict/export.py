@@ -5,8 +5,9 @@ size and image size, and return "labels" `b h w` uint8, and "logits" `b h' w' k`
 padded image. They include all steps from decoded image to labels: scaling to `long_side` and back,
 padding and normalization (`gsto_jax.predict.single_pass`), but not the scales, flip and windows of
 a test protocol. The models of pose networks take one image `h w 3` uint8 and boxes of persons, and
-return joints, with crop, flip and decoding (`gsto_jax.predict.pose_program`). `model.json`
-describes them.
+return joints, with crop, flip and decoding (`gsto_jax.predict.pose_program`). The models of
+classification networks take images as those of segmentation do, and return class probabilities,
+with crop and flip (`gsto_jax.predict.class_program`). `model.json` describes them.
 """
 
 import contextlib
@@ -23,13 +24,12 @@ import numpy as np
 from gsto_jax import progress
 from gsto_jax.errors import UserError
 from gsto_jax.files import atomic_write, is_disk_full, make_folder, to_json
-from gsto_jax.predict.description import PLATFORMS, describe
+from gsto_jax.predict.description import PLATFORMS, ExportablePredictor, describe
 from gsto_jax.predict.media import resize_image
 from gsto_jax.predict.onnx_export import onnx_bytes, program_source
 from gsto_jax.predict.onnx_precision import to_float16, to_int8
 from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.programs import MODEL_FILES
-from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.storage import error_reason, to_path
 from gsto_jax.types import Size
 
@@ -41,7 +41,7 @@ WEIGHT_FILES = ("weights.safetensors", "weights.pth")
 
 
 def export(
-    predictor: Predictor | PosePredictor,
+    predictor: ExportablePredictor,
     folder: str | Path,
     formats: Sequence[str] = ("jax", "onnx"),
     size: Size | None = None,
@@ -122,7 +122,7 @@ def _converter_errors(name: str, checkpoint: Path) -> Iterator[None]:
 
 
 def calibration_inputs(
-    predictor: Predictor | PosePredictor, images: Sequence[np.ndarray], size: Size | None = None
+    predictor: ExportablePredictor, images: Sequence[np.ndarray], size: Size | None = None
 ) -> Iterator[Mapping[str, np.ndarray]]:
     """Yields the inputs of the program for images `h w c`, resized to (h, w) unless None.
 
@@ -138,7 +138,7 @@ def calibration_inputs(
 
 
 def check_exportable(
-    predictor: Predictor | PosePredictor,
+    predictor: ExportablePredictor,
     formats: Sequence[str] = ("jax", "onnx"),
     size: Size | None = None,
 ) -> None:

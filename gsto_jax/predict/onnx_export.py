@@ -20,7 +20,9 @@ from jax.extend.core import Jaxpr, Literal
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.files import to_json
 from gsto_jax.predict import onnx_nodes
-from gsto_jax.predict.description import OPSET
+from gsto_jax.predict.class_program import class_source
+from gsto_jax.predict.classification import ClassPredictor
+from gsto_jax.predict.description import OPSET, ExportablePredictor
 from gsto_jax.predict.onnx_graph import simplify
 from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.pose_program import pose_source
@@ -31,16 +33,24 @@ from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.runs.trained import TrainedModel
 from gsto_jax.types import Size
 
+_PREDICTORS: Mapping[str, type[ExportablePredictor]] = {
+    "segmentation": Predictor,
+    "pose": PosePredictor,
+    "classification": ClassPredictor,
+}
 
-def program_source(predictor: Predictor | PosePredictor) -> ProgramSource:
+
+def program_source(predictor: ExportablePredictor) -> ProgramSource:
     """Returns the function to export."""
+    if isinstance(predictor, ClassPredictor):
+        return class_source(predictor)
     if isinstance(predictor, PosePredictor):
         return pose_source(predictor)
     return segmentation_source(predictor)
 
 
 def onnx_bytes(
-    predictor: Predictor | PosePredictor, size: Size | None, description: Mapping[str, Any]
+    predictor: ExportablePredictor, size: Size | None, description: Mapping[str, Any]
 ) -> bytes:
     """Returns the ONNX file of a network.
 
@@ -78,8 +88,8 @@ def _convert(
     jax.config.update("jax_platforms", "cpu")
     mesh = make_mesh(jax.local_devices()[:1])
     trained = TrainedModel(task_from_config(config), variables, mesh, checkpoint, config)
-    kind = PosePredictor if config["task"] == "pose" else Predictor
-    model = onnx_model(program_source(kind(trained, **options)), size)
+    predictor = _PREDICTORS[config["task"]](trained, **options)
+    model = onnx_model(program_source(predictor), size)
     import onnx
 
     onnx.helper.set_model_props(model, {"description": description})

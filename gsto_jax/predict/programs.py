@@ -30,9 +30,14 @@ _REQUIRED_OBJECTS = ("decode_options", "preprocessing", "settings")
 _INPUTS = {
     "segmentation": {"image": "uint8"},
     "pose": {"image": "uint8", "boxes": "float32"},
+    "classification": {"image": "uint8"},
 }
 """Dtypes of a program's inputs by task and name, in their order."""
-_OUTPUTS = {"segmentation": ("labels", "logits"), "pose": ("joints", "scores")}
+_OUTPUTS = {
+    "segmentation": ("labels", "logits"),
+    "pose": ("joints", "scores"),
+    "classification": ("probabilities",),
+}
 
 Arrays = Mapping[str, np.ndarray]
 RunProgram = Callable[[Arrays], dict[str, np.ndarray]]
@@ -65,7 +70,7 @@ class Program:
 
     @property
     def task_name(self) -> str:
-        """Name of the task: "segmentation" or "pose"."""
+        """Name of the task: "segmentation", "pose" or "classification"."""
         return str(self.description["task"])
 
     @property

@@ -15,11 +15,12 @@ import numpy as np
 from gsto_jax import progress
 from gsto_jax.errors import UserError
 from gsto_jax.files import read_json_object
+from gsto_jax.predict.classification import ClassPredictor
+from gsto_jax.predict.description import ExportablePredictor
 from gsto_jax.predict.export import calibration_inputs
 from gsto_jax.predict.onnx_precision import PRECISIONS
 from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.programs import MODEL_FILES, Arrays
-from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.single_pass import make_program, single_pass_protocol
 from gsto_jax.storage import local_copy, to_path
 from gsto_jax.types import Size
@@ -34,10 +35,12 @@ of a barely trained network by 1e-4.
 MIN_JOINT_AGREEMENT = 0.95
 """Upper limit of `MIN_AGREEMENT` for pose: crops may differ by one of 255 levels, which moves a
 joint whose heatmap has two peaks of almost equal height."""
-MAX_SCORE_ERROR = 1e-2
-"""Lower limit of `MAX_ERROR` for pose, for the same reason."""
+MAX_CROP_ERROR = 1e-2
+"""Lower limit of `MAX_ERROR` for pose and classification, for the same reason."""
 JOINT_TOLERANCE = {"float32": 0.1, "bfloat16": 5.0, "float16": 5.0, "int8": 5.0}
 """Distance in pixels up to which joints count as equal."""
+CLASS_TOLERANCE = {"float32": 0.02, "bfloat16": 0.2, "float16": 0.2, "int8": 0.2}
+"""Two classes count as equal if their probabilities differ by less, relative to the largest."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,12 @@ class ExportCheck:
     Attributes:
       file: name of the model.
       shape: (b, h, w) of the images, or (n, h, w) of n persons in an image.
-      agreement: fraction of labels equal to those of `Predictor`, or of joints within
-        `JOINT_TOLERANCE` of those of `PosePredictor`.
-      error: maximum absolute difference over the maximum absolute value, of logits or of joints'
-        scores.
-      task: "segmentation" or "pose".
+      agreement: fraction of labels equal to those of `Predictor`, of joints within
+        `JOINT_TOLERANCE` of those of `PosePredictor`, or of images whose class is that of
+        `ClassPredictor`, or within `CLASS_TOLERANCE` of it.
+      error: maximum absolute difference over the maximum absolute value, of logits, of joints'
+        scores or of probabilities.
+      task: "segmentation", "pose" or "classification".
     """
 
     file: str
@@ -68,14 +72,17 @@ class ExportCheck:
                 f"{self.file}: {count} persons in {h}x{w}, {self.agreement:.2%} of joints equal, "
                 f"scores within {self.error:.1e} of the maximum"
             )
+        labels, scores = "labels", "logits"
+        if self.task == "classification":
+            labels, scores = "classes", "probabilities"
         return (
-            f"{self.file}: {count} of {h}x{w}, {self.agreement:.4%} of labels equal, logits "
+            f"{self.file}: {count} of {h}x{w}, {self.agreement:.4%} of {labels} equal, {scores} "
             f"within {self.error:.1e} of the maximum"
         )
 
 
 def verify(
-    predictor: Predictor | PosePredictor,
+    predictor: ExportablePredictor,
     folder: str | Path,
     batches: Sequence[Arrays] | None = None,
     images: Sequence[np.ndarray] = (),
@@ -131,7 +138,8 @@ def _require(check: ExportCheck, dtype: str, folder: Path) -> None:
     min_agreement, max_error = MIN_AGREEMENT[dtype], MAX_ERROR[dtype]
     if check.task == "pose":
         min_agreement = min(min_agreement, MIN_JOINT_AGREEMENT)
-        max_error = max(max_error, MAX_SCORE_ERROR)
+    if check.task != "segmentation":
+        max_error = max(max_error, MAX_CROP_ERROR)
     # `not (... <= ...)` also rejects NaN.
     if not (check.agreement >= min_agreement and check.error <= max_error):
         raise UserError(
@@ -153,6 +161,17 @@ def _compare(
             agreement=float((distance <= JOINT_TOLERANCE[dtype]).mean()),
             error=_relative_error(joints[..., 2], actual[..., 2]),
             task="pose",
+        )
+    if "probabilities" in expected:
+        probabilities, actual = expected["probabilities"], outputs["probabilities"]
+        largest = probabilities.max(1)
+        chosen = np.take_along_axis(probabilities, actual.argmax(1)[:, None], 1)[:, 0]
+        return ExportCheck(
+            file,
+            (len(batch["image"]), height, width),
+            agreement=float((chosen >= (1 - CLASS_TOLERANCE[dtype]) * largest).mean()),
+            error=_relative_error(probabilities, actual),
+            task="classification",
         )
     return ExportCheck(
         file,
@@ -200,9 +219,7 @@ def random_batches(shapes: Sequence[tuple[int, int, int]], channels: int = 3) ->
     return batches
 
 
-def random_inputs(
-    predictor: Predictor | PosePredictor, size: Size | None
-) -> list[dict[str, np.ndarray]]:
+def random_inputs(predictor: ExportablePredictor, size: Size | None) -> list[dict[str, np.ndarray]]:
     """Returns random inputs of images of size (h, w) or, for None, of several sizes."""
     if isinstance(predictor, PosePredictor):
         height, width = size or (2 * predictor.config["data"]["crop"][0] + 1, 301)
@@ -212,14 +229,18 @@ def random_inputs(
         relative.append((0.6, 0.5, 0.05, 0.3))
         boxes = np.array(relative, np.float32) * [width, height, width, height]
         return [{"image": image[0], "boxes": boxes.astype(np.float32)}]
-    channels, above = predictor.task.in_channels, round(1.3 * predictor.long_side)
+    channels = predictor.task.in_channels
+    if isinstance(predictor, ClassPredictor):
+        above = 2 * predictor.config["data"]["crop"][0] + 1
+    else:
+        above = round(1.3 * predictor.long_side)
     shapes = [(2, *size)] if size else [(1, 64, 96), (3, 97, 71)]
     if above and not size:
         shapes.append((1, above, above * 3 // 4 + 1))
     return [{"image": batch} for batch in random_batches(shapes, channels)]
 
 
-def _predict(predictor: Predictor | PosePredictor, batches: Sequence[Arrays]) -> list[Arrays]:
+def _predict(predictor: ExportablePredictor, batches: Sequence[Arrays]) -> list[Arrays]:
     """Computes the outputs of the checkpoint; for segmentation, by one pass per image."""
     outputs: list[Arrays] = []
     with progress.track("predicting random images", len(batches)) as advance:
@@ -227,6 +248,12 @@ def _predict(predictor: Predictor | PosePredictor, batches: Sequence[Arrays]) ->
             for batch in batches:
                 prediction = predictor(batch["image"], batch["boxes"].tolist())
                 outputs.append({"joints": prediction.poses, "scores": prediction.scores})
+                advance()
+            return outputs
+        if isinstance(predictor, ClassPredictor):
+            for batch in batches:
+                rows = [predictor(image).probabilities for image in batch["image"]]
+                outputs.append({"probabilities": np.stack(rows)})
                 advance()
             return outputs
         single_pass = replace(predictor, protocol=single_pass_protocol(predictor.protocol))

@@ -17,6 +17,8 @@ def describe(task="segmentation", **fields):
         "eval": {"score": "exp"},
     }
     names = {"classes": CLASSES, "palette": [[9, 0, 0], [0, 9, 0], [0, 0, 9]]}
+    if task == "classification":
+        names = {"classes": ["red", "green", "blue"]}
     if task == "pose":
         names = {"joints": ["a", "b"], "skeleton": [[0, 1]], "visibility_threshold": 0.2}
     return {
@@ -77,6 +79,23 @@ def write_pose_program(path):
     }
     outputs = {"joints": (TensorProto.FLOAT, 3), "scores": (TensorProto.FLOAT, 1)}
     _save(path, nodes, inputs, outputs, constants, describe("pose"), opset=13)
+
+
+def write_class_program(path):
+    """Writes an ONNX file whose probabilities are the softmax of the mean of each channel."""
+    from onnx import TensorProto, helper
+
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        node("ReduceMean", ["float"], ["mean"], axes=[1, 2], keepdims=0),
+        node("Mul", ["mean", "scale"], ["logits"]),
+        node("Softmax", ["logits"], ["probabilities"]),
+    ]
+    inputs = {"image": (TensorProto.UINT8, ["b", "h", "w", 3])}
+    outputs = {"probabilities": (TensorProto.FLOAT, 2)}
+    constants = {"scale": np.float32(1 / 64)}
+    _save(path, nodes, inputs, outputs, constants, describe("classification"))
 
 
 def _save(path, nodes, inputs, outputs, constants, description, opset=17):

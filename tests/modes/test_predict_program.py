@@ -11,7 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.gsto_jax.exported_programs import describe, write_pose_program, write_program
+from tests.gsto_jax.exported_programs import (
+    describe,
+    write_class_program,
+    write_pose_program,
+    write_program,
+)
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_JAX = """
@@ -46,6 +51,7 @@ def workspace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("programs")
     write_program(folder / "model.onnx", describe())
     write_pose_program(folder / "pose.onnx")
+    write_class_program(folder / "class.onnx")
     (folder / "in").mkdir()
     image = np.zeros((24, 40, 3), np.uint8)
     image[:, :16, 0], image[:, 16:, 2] = 200, 150  # blue, then red, as OpenCV has them
@@ -86,4 +92,14 @@ def test_poses_without_jax(workspace):
     assert first["keypoints"] == [4, 6, 0.75, 24, 6, 0.75]
     assert second["bbox"] == [0, 0, 9, 9]
     assert json.loads((out / "joints.json").read_text())["joints"] == ["a", "b"]
+    assert (out / "overlay/a.jpg").exists()
+
+
+def test_classes_without_jax(workspace):
+    out = workspace / "class"
+    result = predict(workspace / "class.onnx", f"--output={out}", workspace / "in")
+    assert result.returncode == 0, result.stderr
+    entries = json.loads((out / "predictions.json").read_text())
+    assert [entry["class"] for entry in entries["a"]] == ["red", "blue", "green"]
+    assert len(entries) == 3, "a.png and two frames"
     assert (out / "overlay/a.jpg").exists()

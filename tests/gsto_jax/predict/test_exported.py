@@ -10,11 +10,18 @@ import pytest
 
 from gsto_jax import UserError
 from gsto_jax.predict.exported import ExportedPredictor
+from gsto_jax.predict.exported_classes import ExportedClassPredictor
 from gsto_jax.predict.exported_pose import ExportedPosePredictor
 from gsto_jax.predict.outputs import MEASURES
 from gsto_jax.predict.programs import Program, ProgramError, find_program, load_program
 from gsto_jax.predict.single_pass import make_program
-from tests.gsto_jax.exported_programs import CLASSES, describe, write_pose_program, write_program
+from tests.gsto_jax.exported_programs import (
+    CLASSES,
+    describe,
+    write_class_program,
+    write_pose_program,
+    write_program,
+)
 from tests.gsto_jax.small_network import image_of, make_predictor
 
 NEEDS_ONNX = pytest.mark.skipif(
@@ -120,6 +127,20 @@ def test_pose_programs(tmp_path):
         predictor(image, boxes=[[90, 0, 5, 5]])
     with pytest.raises(UserError, match=r"of a segmentation task; got .*model\.onnx, of a pose"):
         ExportedPredictor(predictor.program)
+
+
+@NEEDS_ONNX
+def test_class_programs(tmp_path):
+    write_class_program(tmp_path / "model.onnx")
+    predictor = ExportedClassPredictor.load(tmp_path / "model.onnx")
+    image = np.full((6, 8, 3), [64, 128, 0], np.uint8)
+    prediction = predictor(image)
+    scores = np.exp([1, 2, 0])
+    np.testing.assert_allclose(prediction.probabilities, scores / scores.sum(), rtol=1e-5)
+    assert [name for name, _ in prediction.top()] == ["green", "red", "blue"]
+    assert prediction.overlay().shape[1:] == (8, 3)
+    with pytest.raises(UserError, match=r"of a pose task; got .*, of a classification task"):
+        ExportedPosePredictor(predictor.program)
 
 
 def test_programs_are_found_by_file_and_folder(tmp_path, monkeypatch):
