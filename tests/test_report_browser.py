@@ -13,7 +13,14 @@ from itertools import pairwise
 import pytest
 
 from gsto_jax.report import write_report
-from tests.gsto_jax.report_runs import config, make_pose_run, make_run, pose_config
+from tests.gsto_jax.report_runs import (
+    class_config,
+    config,
+    make_class_run,
+    make_pose_run,
+    make_run,
+    pose_config,
+)
 
 BROWSER = os.environ.get("GSTO_BROWSER")
 HOW = "set GSTO_BROWSER to the path of a Chromium, and install the package playwright"
@@ -67,12 +74,16 @@ def pages(tmp_path_factory):
     runs = make_run(folder / "gsto"), make_run(folder / "other", 1, settings)
     plain = pose_config(gfm=False, head="v1") | {"name": "plain"}
     poses = make_pose_run(folder / "poses"), make_pose_run(folder / "plain", 1, plain)
+    plain = class_config(gfm=False) | {"name": "plain"}
+    classes = make_class_run(folder / "classes"), make_class_run(folder / "no gates", 1, plain)
     defaults = config() | {"seed": 0}
     return {
         "run": write_report(runs[0], defaults=defaults),
         "comparison": write_report(runs[0], baseline=runs[1]),
         "poses": write_report(poses[0], defaults=defaults),
         "comparison of poses": write_report(poses[0], baseline=poses[1]),
+        "classes": write_report(classes[0], defaults=defaults),
+        "comparison of classes": write_report(classes[0], baseline=classes[1]),
     }
 
 
@@ -84,7 +95,10 @@ def browser():
         launched.close()
 
 
-@pytest.mark.parametrize("kind", ["run", "comparison", "poses", "comparison of poses"])
+@pytest.mark.parametrize(
+    "kind",
+    ["run", "comparison", "poses", "comparison of poses", "classes", "comparison of classes"],
+)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [(360, 740), (1280, 900)], ids=["phone", "desktop"])
 def test_layout_contrast_and_requests(pages, browser, kind, scheme, size):

@@ -100,10 +100,13 @@ def _image_view(evaluation: ClassificationEvaluation, image: ImageScore) -> Samp
         return None
     predicted = _class_name(evaluation, image.predicted)
     true = _class_name(evaluation, image.label)
+    scores = [(f"true class {true}", image.probability), (predicted, image.confidence)]
+    if image.predicted == image.label:
+        scores = [(f"predicted and true class {true}", image.confidence)]
     return SampleView(
         image.name,
-        scores=[(f"true class {true}", image.probability), (predicted, image.confidence)],
-        tiles=[("image", embed_photo(pixels, image.name))],
+        scores=scores,
+        tiles=[("", embed_photo(pixels, image.name))],
     )
 
 
@@ -124,5 +127,5 @@ def _pair_view(
             (runs[1].label, _probability(pair[1])),
             ("difference", _probability(pair[0]) - _probability(pair[1])),
         ],
-        tiles=[("image", embed_photo(pixels, name))],
+        tiles=[("", embed_photo(pixels, name))],
     )

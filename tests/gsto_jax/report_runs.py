@@ -4,6 +4,9 @@ import json
 
 import numpy as np
 
+from gsto_jax.classification import metrics as class_metrics
+from gsto_jax.classification import results as class_folder
+from gsto_jax.classification.png_writer import PNG_KINDS as CLASS_PNG_KINDS
 from gsto_jax.drawing.heat_maps import feature_figures
 from gsto_jax.drawing.tiles import write_image
 from gsto_jax.evaluation.folder import sample_pngs
@@ -195,6 +198,55 @@ def _pose_images(n, labeled):
 def make_pose_run(folder, seed=0, settings=None, **how):
     """Makes a pose run; see `make_run`."""
     return make_run(folder, seed, settings or pose_config(), evaluate_poses, **how)
+
+
+def class_config(**hrnet):
+    settings = config(name="imagenet", classes=[*CLASSES, "bus"], palette=[])
+    hrnet = {"gfm": True, "head": "cls"} | hrnet
+    return settings | {
+        "task": "classification",
+        "model": {"variant": "w18_small_v2", "hrnet": hrnet},
+    }
+
+
+def evaluate_classes(folder, seed=0, step=40, names=NAMES, panels=6, **figures):
+    """Writes an evaluation of classes to `folder`/eval-val and evaluations.jsonl."""
+    place, rng, images = folder / "eval-val", np.random.default_rng(seed), []
+    class_names = [*CLASSES, "bus"]
+    for n, name in enumerate(names):
+        kinds = CLASS_PNG_KINDS if n < 1 else CLASS_PNG_KINDS[:1] if n < panels else ()
+        probabilities = rng.dirichlet(1 + 2 * np.eye(5)[n % 4])
+        label, predicted = n % 4, int(probabilities.argmax())  # no image is a bus
+        values = (float(probabilities[label]), float(probabilities[predicted]))
+        rank = int((probabilities >= probabilities[label]).sum()) - 1
+        score = class_folder.ImageScore(name, label, predicted, rank, *values, png_kinds=kinds)
+        images.append(score)
+        pixels = np.random.default_rng(n).integers(0, 255, (32, 32, 3), np.uint8)
+        figures_of = dict(feature_figures(pixels, {key: x[0] for key, x in maps().items()}))
+        for kind, path in sample_pngs(place, score).items():
+            write_image(path, ({"sample": pixels} | figures_of)[kind])
+    ranks, labels_ = np.array([x.rank for x in images]), np.array([x.label for x in images])
+    counts, by_class = class_metrics.class_accuracies(labels_, ranks, 5)
+    classes = [
+        class_folder.ClassScore(name, int(counts[k]), by_class["top1"][k], by_class["top5"][k])
+        for k, name in enumerate(class_names)
+    ]
+    record = {
+        "step": step,
+        "split": "val",
+        "images": len(names),
+        "protocol": "center 0.875",
+        "while_training": True,
+        **class_metrics.accuracies(ranks),
+        "seconds": 2.0,
+    } | figures
+    class_folder.write_evaluation(place, record, images, classes)
+    Workdir(folder).write_evaluation(record)
+
+
+def make_class_run(folder, seed=0, settings=None, **how):
+    """Makes a classification run; see `make_run`."""
+    return make_run(folder, seed, settings or class_config(), evaluate_classes, **how)
 
 
 def change_json(path, **changes):
