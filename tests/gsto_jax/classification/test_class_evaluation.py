@@ -1,46 +1,21 @@
 """Evaluation and prediction with a network that compares the channels' means."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 
 from gsto_jax.classification.eval_set import ClassificationEvalSet
 from gsto_jax.classification.results import read_evaluation
-from gsto_jax.classification.task import ClassificationTask
-from gsto_jax.config import Config
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.image_files import center_box, crop_pixels
-from gsto_jax.models.base import Outputs
 from gsto_jax.predict.classification import ClassPredictor
 from gsto_jax.runs.trained import TrainedModel
-from tests.gsto_jax.small_classes import class_values
-
-
-class MeanTask(ClassificationTask):
-    """Its logits are the means of the channels."""
-
-    @property
-    def model(self):
-        def apply(_, images):
-            return Outputs(images.mean((1, 2)), {}, {"stage4": [images]}, {})
-
-        return SimpleNamespace(apply=apply)
-
-
-def make_task(**evaluation):
-    plain = class_values()
-    plain["eval"] |= {"sample_images": 2, "feature_images": 1} | evaluation
-    plain["data"] |= {"crop": [16, 12], "image_crops": {"center": 0.875}}
-    config = Config.from_dict({name: x for name, x in plain.items() if name != "data"})
-    statistics = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-    task = MeanTask(config=config, num_classes=3, classes=("a", "b", "c"), **statistics)
-    return task, plain
+from tests.gsto_jax.small_classes import make_mean_task
 
 
 def test_evaluation_ranks_the_true_classes_and_ignores_filled_rows(tmp_path):
-    task, _ = make_task(flip=True)
+    task, _ = make_mean_task(flip=True)
     images = np.random.default_rng(0).integers(0, 256, (6, 16, 12, 3), np.uint8)
     labels = np.array([0, 1, 2, 0, 1, 1], np.int32)
     batches = [
@@ -72,7 +47,7 @@ def test_evaluation_ranks_the_true_classes_and_ignores_filled_rows(tmp_path):
 
 
 def test_predictions_are_of_the_crop_at_the_center():
-    task, plain = make_task()
+    task, plain = make_mean_task()
     trained = TrainedModel(task, {}, make_mesh(jax.devices()[:1]), Path("run/7"), plain)
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     prediction = ClassPredictor(trained)(image, with_features=True)

@@ -21,8 +21,7 @@ from gsto_jax.runs.checkpoint import Checkpoints
 from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.runs.trained import TrainedModel
 from gsto_jax.training.task import initial_state
-from tests.gsto_jax.classification.test_class_evaluation import make_task
-from tests.gsto_jax.classification.test_classification_task import class_values
+from tests.gsto_jax.small_classes import class_values, make_mean_task
 
 
 @pytest.mark.parametrize(
@@ -43,7 +42,7 @@ def test_crops_equal_those_of_pillow(shape, size, fraction):
 
 def small_predictor():
     """Returns the predictor of a network that compares the channels' means."""
-    task, plain = make_task(flip=True)
+    task, plain = make_mean_task(flip=True)
     return ClassPredictor(TrainedModel(task, {}, make_mesh(jax.devices()[:1]), Path("7"), plain))
 
 
