@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from configs import base, loading
 from configs.loading import ConfigError
-from gsto_jax.storage import to_path
+from gsto_jax.storage import to_run_path
 from modes.registry import FLAGS, MODES
 
 
@@ -102,7 +102,7 @@ def _load_config(argv: Sequence[str]) -> ConfigDict:
     run = value_of(flag, argv)
     uses_run = mode == "train" or (mode in MODES and MODES[mode].config == "run")
     if uses_run and run:
-        config = loading.load_from_run(to_path(run, f"--{flag}"))
+        config = loading.load_from_run(to_run_path(run, f"--{flag}"))
         if config is not None:
             return config
     return loading.load(loading.DEFAULT)

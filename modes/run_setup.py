@@ -29,7 +29,7 @@ from data_pipelines import (
 from data_pipelines.buckets import MAX_PADDED_SHAPES
 from data_pipelines.image_class_options import CLASS_SOURCES
 from gsto_jax.classification.eval_set import ClassificationEvalSet
-from gsto_jax.config import flatten
+from gsto_jax.config import Config, flatten, iter_options
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import round_up_batch_size
 from gsto_jax.errors import UserError
@@ -43,7 +43,7 @@ from gsto_jax.segmentation.compiled_shapes import compilation_note
 from gsto_jax.segmentation.eval_set import SegmentationEvalSet
 from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.protocol import protocol_from_config
-from gsto_jax.storage import to_path
+from gsto_jax.storage import has_scheme, to_path
 from gsto_jax.training.task import Task
 from modes.terminal_output import Log, log
 
@@ -67,7 +67,18 @@ def parse_config(config: ConfigDict) -> tuple[Task, DataConfig, Values]:
             f"{' or '.join(CLASS_SOURCES)}, and only then; got {values['task']!r} with "
             f"{data.source!r}"
         )
-    return task_from_config(values), data, values
+    task = task_from_config(values)
+    _check_urls(values)
+    return task, data, values
+
+
+def _check_urls(values: Values) -> None:
+    """Raises UserError for an option with the URL of a bucket whose package is not installed."""
+    options = (*iter_options(Config), *iter_options(DataConfig, "data."))
+    flat = flatten(values)
+    for name, field in options:
+        if field.metadata["is_path"] and has_scheme(path := flat.get(name, "")):
+            to_path(path, f"config.{name}")
 
 
 def choose_workers(data: DataConfig, train_batch_size: int) -> DataConfig:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from data_pipelines.errors import DataError
+from gsto_jax.errors import UserError
 from gsto_jax.storage import bucket_error_message, error_reason, has_scheme, read_file, to_path
 
 RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -51,7 +52,7 @@ def bucket_errors(location: Path | str) -> Iterator[None]:
     """Converts errors of a bucket's client, which has repeated its request, into a DataError."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, UserError):  # the latter names the option of the location
         raise
     except Exception as error:
         message = None

@@ -1,6 +1,7 @@
 """Datasets in a bucket: the same examples and batches as from a disk, and errors that name URLs."""
 
 import dataclasses
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from data_pipelines import DataError, FolderSource, make_source, train_batches
 from data_pipelines.files.disk import list_files
+from gsto_jax.errors import UserError
 from gsto_jax.storage import to_path
 from tests.data_pipelines.prepared_sets import build, config_of
 
@@ -154,3 +156,9 @@ def test_refused_buckets_are_named(tree, tmp_path, make_folder_config, bucket, e
         sources[0][0]
     with pytest.raises(DataError, match=f"{bucket}/cityscapes.* access to the bucket"):
         sources[1][0]
+
+
+def test_packages_of_other_schemes_are_named(make_folder_config, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^config\.data\.root=az://b needs the package adlfs"):
+        make_source(make_folder_config("az://b"), "val")

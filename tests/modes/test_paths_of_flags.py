@@ -1,5 +1,6 @@
 """Every flag and option that names files refuses unknown schemes, before anything else runs."""
 
+import importlib.util
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from data_pipelines import DataConfig, DataError
 from gsto_jax.config import Config
 from gsto_jax.config.fields import iter_options
 from gsto_jax.errors import UserError
-from modes import dispatch
+from modes import command_line, dispatch, run_setup
 from modes.registry import MODES
 
 PATH_FLAGS = [
@@ -93,3 +94,22 @@ def test_folders_of_data_are_below_the_root():
 def test_configs_are_local():
     with pytest.raises(loading.ConfigError, match="--config must be a local"):
         loading.load("gs://bucket/config.py")
+
+
+@pytest.mark.parametrize("name", ["init_from", "run.compilation_cache", "data.root"])
+def test_options_name_the_package_of_a_scheme(monkeypatch, name):
+    """At once, before the dataset is read."""
+    config = loading.load("configs/quickstart.py:runlocal")
+    config.update_from_flattened_dict({name: "az://bucket/x"})
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(UserError, match=rf"^config\.{name}=az://bucket/x needs .* adlfs"):
+        run_setup.parse_config(config)
+
+
+@pytest.mark.parametrize("flag", ["workdir", "checkpoint"])
+def test_runs_are_refused_before_their_package_is_asked_for(monkeypatch, capsys, flag):
+    """Installing it would not help."""
+    monkeypatch.setattr(command_line, "define_flags", lambda: None)
+    with pytest.raises(SystemExit):
+        command_line.parse(["main.py", "--mode=eval", f"--{flag}=s3://b/x"])
+    assert "orbax" in capsys.readouterr().err
