@@ -4,6 +4,7 @@
 set -euo pipefail
 
 if [ ! -d /opt/gsto ]; then
+  rm -rf /opt/gsto.part  # of a start that was interrupted
   mkdir /opt/gsto.part
   gcloud storage cat gs://BUCKET/gsto.tar.gz | tar xz -C /opt/gsto.part
   mv /opt/gsto.part /opt/gsto

@@ -2,15 +2,17 @@
 
 import dataclasses
 import importlib.util
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data_pipelines import DataError, FolderSource, make_source, train_batches
+from data_pipelines import DataConfig, DataError, FolderSource, make_source, train_batches
 from data_pipelines.files.disk import list_files
 from gsto_jax.errors import UserError
 from gsto_jax.storage import to_path
+from tests.data_pipelines.conftest import write_image
 from tests.data_pipelines.prepared_sets import build, config_of
 
 
@@ -113,6 +115,22 @@ def test_persons_and_detections(tmp_path, bucket):
     keypoints = dataclasses.replace(keypoints, detections=f"{bucket}/none.json")
     with pytest.raises(DataError, match=f"{bucket}/none.json: No such file"):
         make_source(dataclasses.replace(config, keypoints=keypoints), "val")
+
+
+def test_images_with_a_class_each(tmp_path, bucket):
+    for split, cls, n in itertools.product(("train", "val"), "ab", range(2)):
+        pixels = np.full((8 + n, 10, 3), 100 * n + ord(cls), np.uint8)
+        write_image(tmp_path / split / cls / f"{n}.png", pixels)
+    upload(tmp_path, bucket)
+    values = {"source": "class_folders", "classes": ("a", "b"), "crop": (8, 8)}
+    config = DataConfig(**values, root=str(tmp_path))
+    remote = make_source(dataclasses.replace(config, root=bucket), "val")
+    local = make_source(config, "val")
+    assert [remote.name(n) for n in range(len(remote))] == ["a/0", "b/0", "a/1", "b/1"]
+    for n in range(4):
+        assert remote[n]["label"] == local[n]["label"]
+        assert remote[n]["image"].data == local[n]["image"].data
+    assert_same_batches(config, bucket, "train", workers=0)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation.submission import SubmissionWriter
 from gsto_jax.storage import file_size, local_copy, to_path, walk_objects
 from gsto_jax.weights.files import read_state_dict, read_weight_file, write_safetensors
-from modes import person_boxes, predict, predict_checkpoint, prepare
+from modes import export, person_boxes, predict, predict_checkpoint, prepare
 from tests.gsto_jax.report_runs import config, evaluate
 from tests.gsto_jax.small_network import image_of, make_predictor
 
@@ -139,6 +139,17 @@ def test_predictions(tmp_path, remote, predict_files, capsys):
     (remote / "out/classes.csv").write_text("other")
     with pytest.raises(UserError, match=f"{remote}/out has predictions of other classes"):
         predict_files([f"{remote}/in"], f"{remote}/out", save=["ids"])
+
+
+def test_calibration_images(remote):
+    predictor = make_predictor(data={"crop": (32, 32)})
+    for size in ((20, 30), (40, 90)):
+        path = remote / f"in/{size[0]}.png"
+        with path.open("wb") as file:
+            Image.fromarray(image_of(size)).save(file, "png")
+    images = export.read_calibration(predictor, f"{remote}/in", remote / "out")
+    assert [image.shape for image in images] == [(20, 30, 3), (40, 90, 3)]
+    np.testing.assert_array_equal(images[1], image_of((40, 90)))
 
 
 def test_wrong_inputs_of_predictions(tmp_path, remote):
