@@ -105,7 +105,8 @@ def run(args: Any) -> None:
             first, second = (config.name for config in configs)
             names = first, second if second != first else args.compare
             title = f"{step} step of two configurations, on {args.topology}"
-            log(compare_table(plans[0], plans[1], names, title))
+            device = _device_name(args.topology)
+            log(compare_table(plans[0], plans[1], names, title, device))
     if args.plan_json:
         path = to_path(args.plan_json, "--plan_json")
         values = plain_values(args.config)

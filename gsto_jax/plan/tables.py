@@ -114,11 +114,14 @@ def format_step_time(time: PlannedStepTime) -> str:
     return f"{bounds}, estimated ({terms})"
 
 
-def compare_table(first: StepPlan, second: StepPlan, names: tuple[str, str], title: str) -> Table:
+def compare_table(
+    first: StepPlan, second: StepPlan, names: tuple[str, str], title: str, device: str = "chip"
+) -> Table:
     """Returns a table of two configurations' plans and the ratios of the second to the first."""
     table = Table(title=title, title_justify="left", caption_justify="left")
-    for column in ("per chip", *names, "ratio"):
-        table.add_column(column, justify="left" if column == "per chip" else "right")
+    table.add_column(f"per {device}")
+    for column in (*names, "ratio"):
+        table.add_column(column, justify="right")
 
     def add_row(name: str, a: float, b: float, digits: int = 2) -> None:
         ratio = f"{b / a:.2f}" if a else "-"

@@ -90,6 +90,7 @@ def test_a_run_and_a_missing_one(bucket):
     files = walk_objects(to_path(f"{bucket}/run", "--workdir"))
     assert {"config.json", "evaluations.jsonl/000001", "eval-val/evaluation.json"} < {*files}
     assert any(name.startswith("eval-val/") and name.endswith(".png") for name in files)
+    assert any(name.startswith("tensorboard/events.") for name in files)
     missing = run("--mode=eval", f"--workdir={bucket}/none")
     assert missing.returncode == 2
     assert f"{bucket}/none" in missing.stderr and missing.stderr.count("\n") == 1
