@@ -13,7 +13,8 @@ Each start runs `main.py` in a process forked from one that has imported everyth
 no device, which saves seconds per start. The network has three layers, since tracing a real one
 takes longer than everything else; `--network` uses that of the config. With `--bucket` the runs are
 in a bucket of an emulator on this machine, and the lock of a killed start is taken over after
-seconds instead of a minute. Writes one row of CSV per kill, and exits with status 1 if a check
+seconds instead of a minute. On a machine that becomes busier, runs end only with a longer `--life`
+than that of an undisturbed run. Writes one row of CSV per kill, and exits with status 1 if a check
 failed.
 """
 
@@ -249,6 +250,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--seed", type=int, default=random.randrange(10**6), help="seed of the moments"
     )
     parser.add_argument("--csv", type=Path, help="file with one row per kill")
+    parser.add_argument(
+        "--life", type=float, help="seconds over which kills are uniform; by default those of a run"
+    )
     parser.add_argument("--network", action="store_true", help="trains the network of the config")
     parser.add_argument(
         "--folder", type=Path, help="folder of the runs; by default a temporary one"
@@ -265,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="faults-", dir=args.folder))
     try:
         root = start_bucket() if args.bucket else folder
-        return kill_runs(args.kills, args.seed, args.csv, folder, root)
+        return kill_runs(args, folder, root)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -291,23 +295,25 @@ def undisturbed_run(folder: Path, root: Path) -> tuple[Path, float]:
     return workdir, time.monotonic() - start_time
 
 
-def kill_runs(kills: int, seed: int, csv_path: Path | None, folder: Path, root: Path) -> int:
+def kill_runs(args: argparse.Namespace, folder: Path, root: Path) -> int:
     """Kills and checks runs until the number of kills is reached.
 
     Args:
-      kills: the number of kills.
-      seed: seed of their moments.
-      csv_path: file with one row per kill.
+      args: the flags.
       folder: local folder of the outputs.
       root: folder of the workdirs, local or in a bucket.
 
     Returns:
       The exit status.
     """
-    undisturbed, life = undisturbed_run(folder, root)
+    kills = args.kills
+    undisturbed, seconds = undisturbed_run(folder, root)
+    life = args.life or seconds
     expected, arrays = dict(losses(undisturbed)), digest(undisturbed)
-    print(f"seed {seed}; a run takes {life:.1f} s; last checkpoint {arrays[:16]}", flush=True)
-    rng, rows, failed, run = random.Random(seed), [], [], 0
+    print(
+        f"seed {args.seed}; a run takes {seconds:.1f} s; last checkpoint {arrays[:16]}", flush=True
+    )
+    rng, rows, failed, run = random.Random(args.seed), [], [], 0
     start_time = time.monotonic()
     while len(rows) < kills:
         run += 1
@@ -321,11 +327,11 @@ def kill_runs(kills: int, seed: int, csv_path: Path | None, folder: Path, root: 
             ended = row is None
             if row is not None:
                 rows.append({"kill": len(rows) + 1, "run": run, **row})
-                if csv_path:
-                    _write(csv_path, rows)
+                if args.csv:
+                    _write(args.csv, rows)
         copy = None
         if faults := find_faults(workdir, expected, arrays):
-            copy = ROOT / f"fault-seed{seed}-run{run}"
+            copy = ROOT / f"fault-seed{args.seed}-run{run}"
             failed.append(run)
             print(f"run {run}: {'; '.join(faults)}; copied to {copy}", flush=True)
         remove(workdir, copy)
