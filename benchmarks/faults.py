@@ -306,20 +306,17 @@ def kill_runs(args: argparse.Namespace, folder: Path, root: Path) -> int:
     Returns:
       The exit status.
     """
-    kills = args.kills
     undisturbed, seconds = undisturbed_run(folder, root)
     life = args.life or seconds
     expected, arrays = dict(losses(undisturbed)), digest(undisturbed)
-    print(
-        f"seed {args.seed}; a run takes {seconds:.1f} s; last checkpoint {arrays[:16]}", flush=True
-    )
+    print(f"seed {args.seed}; a run takes {seconds:.1f} s; arrays {arrays[:16]}", flush=True)
     rng, rows, failed, run = random.Random(args.seed), [], [], 0
     start_time = time.monotonic()
-    while len(rows) < kills:
+    while len(rows) < args.kills:
         run += 1
         workdir, output, ended = root / f"run{run}", folder / f"run{run}.txt", False
         while not ended:
-            if len(rows) == kills:
+            if len(rows) == args.kills:
                 output.unlink(missing_ok=True)
                 ended = wait(start(workdir, output), output)
                 continue
