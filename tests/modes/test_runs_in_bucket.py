@@ -85,6 +85,7 @@ def test_a_run_and_a_missing_one(bucket):
     """All that a run needs is in the bucket, or is written there."""
     args = ["--config=configs/quickstart.py:runlocal", "--config.model.variant=resnet_mini"]
     args += ["--config.train.steps=2", "--config.data.eval_size=2", "--config.eval.sample_images=1"]
+    args += ["--config.run.trackers=tensorboard"]
     trained = run(*args, f"--workdir={bucket}/run")
     assert trained.returncode == 0, trained.stderr
     files = walk_objects(to_path(f"{bucket}/run", "--workdir"))
