@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+NO_IMAGES = ("--config.eval.sample_images=0", "--config.eval.feature_images=0")
 
 
 def main() -> None:
@@ -25,7 +26,6 @@ def main() -> None:
     parser.add_argument("--scenes_steps", type=int, default=1600)
     args = parser.parse_args()
     folder = Path(args.workdir).expanduser().absolute()
-    no_images = ["--config.eval.sample_images=0", "--config.eval.feature_images=0"]
     scenes = folder / "scenes"
     if not (scenes / "evaluations.jsonl").exists():
         run(
@@ -33,19 +33,32 @@ def main() -> None:
             f"--workdir={scenes}",
             f"--config.train.steps={args.scenes_steps}",
             "--config.run.trackers=()",
-            *no_images,
+            *NO_IMAGES,
         )
+    compare_starts(args, scenes, folder / "sweep")
+
+
+def compare_starts(args: argparse.Namespace, start: Path, folder: Path, *options: str) -> None:
+    """Trains the narrow network on CamVid from scratch and from a run, and prints the table.
+
+    Args:
+      args: command line with `camvid`, `seeds` and `steps`.
+      start: the run whose weights start the others.
+      folder: workdir of the sweep.
+      options: further options of both.
+    """
     run(
         "--mode=sweep",
         "--config=configs/ablation.py:data=camvid,mini",
         f"--config.data.root={args.camvid}",
         f"--config.train.steps={args.steps}",
-        f"--rows=as-is,init_from={scenes}",
+        f"--rows=as-is,init_from={start}",
         f"--seeds={args.seeds}",
-        f"--workdir={folder / 'sweep'}",
-        *no_images,
+        f"--workdir={folder}",
+        *NO_IMAGES,
+        *options,
     )
-    print((folder / "sweep" / "sweep.md").read_text())
+    print((folder / "sweep.md").read_text())
 
 
 def run(*arguments: str) -> None:
