@@ -241,7 +241,7 @@ def test_usage(tmp_path, monkeypatch, capsys):
 def test_fifty_clients_for_some_seconds(model, tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "serve_load.py"), str(model)]
     result = subprocess.run(
-        [*command, "--seconds=10", "--warm_up=5", f"--csv={tmp_path}/load.csv"],
+        [*command, "--seconds=4", "--warm_up=2", f"--csv={tmp_path}/load.csv"],
         capture_output=True,
         text=True,
     )

@@ -1,14 +1,13 @@
 """Hosts of TPU slices as processes on CPUs: all before the TPU runtime starts is as on a TPU."""
 
 import contextlib
-import subprocess
-import sys
 
 from tests import program
 
 ON_TPU_HOST = """
 import os, runpy, sys
-import jax
+from jax._src.cloud_tpu_init import cloud_tpu_init
+cloud_tpu_init()  # as when JAX is imported
 os.environ.pop("TPU_SKIP_MDS_QUERY", None)  # JAX sets it here, where there are no chips
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -17,13 +16,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def start(environment, *args):
     """Starts the program on a TPU host that has these variables."""
-    return subprocess.Popen(
-        [sys.executable, "-c", ON_TPU_HOST, str(program.ROOT / "main.py"), *args],
-        cwd=program.ROOT,
-        env=program.environment() | {"JAX_FORCE_TPU_INIT": "1"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    return program.Fork(
+        ["-c", ON_TPU_HOST, program.ROOT / "main.py", *args],
+        environment=program.environment() | {"JAX_FORCE_TPU_INIT": "1"} | environment,
     )
 
 

@@ -16,7 +16,7 @@ from tests.gsto_jax.pose_runs import annotations, batches, pose_task
 
 def evaluate(mesh, index, count, folder):
     """Evaluates six persons, two at a time over all processes, by a network of random weights."""
-    task = pose_task(eval={"batch_size": 2, "feature_images": 1, "sample_images": -1})
+    task = pose_task(gfm=False, eval={"batch_size": 2, "feature_images": 1, "sample_images": -1})
     mine = [{k: v[index::count] for k, v in batch.items()} for batch in batches(2)]
     people = annotations()
     persons = PoseEvalSet(

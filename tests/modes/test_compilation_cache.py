@@ -1,8 +1,6 @@
 """Compiled programs are shared by the processes of a run and by its starts."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -52,17 +50,8 @@ def start_two(folder, *more):
         environment = {x: y for x, y in environment.items() if x not in program.KEPT}
         flags = [*SETTINGS, f"--workdir={folder / 'run'}", *more]
         flags += [coordinator, "--processes=2", f"--process={k}"]
-        command = [sys.executable, "-c", COUNTING, str(program.ROOT / "main.py"), *flags]
-        started.append(
-            subprocess.Popen(
-                command,
-                cwd=program.ROOT,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+        command = ["-c", COUNTING, program.ROOT / "main.py", *flags]
+        started.append(program.Fork(command, environment=environment))
     ends = program.finish(started)
     assert [status for status, *_ in ends] == [0, 0], ends
     counts = [re.search(r"^compiled (\d+) of (\d+)$", out, re.MULTILINE) for _, out, _ in ends]

@@ -51,12 +51,10 @@ def test_missing_init_from_file_is_reported_before_the_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_exported_weights_start_another_run(tmp_path):
-    args = ["--config=configs/quickstart.py:runlocal", f"--workdir={tmp_path}/run"]
-    assert run(*args).returncode == 0
+def test_exported_weights_start_another_run(scenes_run, tmp_path):
     exported = run(
         "--mode=export",
-        f"--checkpoint={tmp_path}/run",
+        f"--checkpoint={scenes_run}",
         "--formats=safetensors,pth",
         f"--output={tmp_path}/export",
     )
@@ -64,7 +62,8 @@ def test_exported_weights_start_another_run(tmp_path):
     path = tmp_path / "export" / "weights.pth"
     assert f"export      {path} (GSTO-HRNet names" in exported.stdout
     assert set(read_state_dict(path)) == set(read_state_dict(path.with_suffix(".safetensors")))
-    result = run(args[0], f"--workdir={tmp_path}/next", f"--config.init_from={path}")
+    config = "--config=configs/quickstart.py:runlocal"
+    result = run(config, f"--workdir={tmp_path}/next", f"--config.init_from={path}")
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "next" / "init_from.json").read_text())
     assert record["num_loaded"] == record["num_arrays"] and record["initialized"] == {}

@@ -124,10 +124,11 @@ print("done")
 
 @pytest.mark.slow
 def test_predict_and_export(tmp_path):
-    from tests.gsto_jax.saved_runs import SIZE, config, save
+    from tests.gsto_jax.saved_runs import SIZE, save
     from tests.gsto_jax.small_network import image_of
+    from tests.gsto_jax.small_task import FAST, values
 
-    save(tmp_path / "run", config())
+    save(tmp_path / "run", values(init="he", **FAST))
     cv2.imwrite(str(tmp_path / "a.png"), image_of(SIZE))
     result = run(PREDICTS, tmp_path / "run", tmp_path / "a.png", tmp_path / "out")
     assert result.returncode == 0 and result.stdout.endswith("done\n"), result.stderr

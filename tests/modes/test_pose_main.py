@@ -15,6 +15,7 @@ from tests.program import run
 CONFIG = "--config=configs/lsp_pose_w18s.py"
 SMALL = (
     "--config.model.variant=mini",
+    "--config.model.hrnet.gfm=False",
     "--config.data.crop=(64,48)",
     "--config.run.trackers=()",
     "--config.run.eval_every=0",

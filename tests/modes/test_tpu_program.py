@@ -90,7 +90,8 @@ def test_the_program_plans_with_its_compiler(tmp_path):
         [
             *(sys.executable, "main.py", "--mode=plan", "--topology=v5e:2x2"),
             *("--config=configs/quickstart.py", "--config.train.batch_size=8"),
-            *("--config.model.variant=resnet_mini", "--config.model.context_net.module=ppm"),
+            *("--config.data.crop=(64,64)", "--config.data.image_size=(64,128)"),
+            "--config.model.variant=resnet_mini",
             *("--config.parallel.spatial_shards=2", "--config.parallel.shard_parameters=True"),
             f"--plan_json={tmp_path / 'plan.json'}",
         ],
@@ -101,7 +102,7 @@ def test_the_program_plans_with_its_compiler(tmp_path):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     train, evaluation = re.split(r", eval step of", result.stdout)
-    assert "train step of 4 x 96x128 per 2 chips in float32, on v5e:2x2" in train
+    assert "train step of 4 x 64x64 per 2 chips in float32, on v5e:2x2" in train
     for kind in ("collective-permute", "all-gather", "all-reduce"):
         assert re.search(rf"│ {kind} ", train), (kind, train)
     assert re.search(r"memory of a chip +│ +[\d.]+ of 16 GiB: fits", evaluation)

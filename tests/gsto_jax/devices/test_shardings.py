@@ -199,32 +199,27 @@ def assert_close(result, expected, rtol, share):
         np.testing.assert_allclose(actual, reference, rtol=rtol, atol=atol, err_msg=name)
 
 
-@pytest.fixture(scope="module")
-def step_of_one_device():
-    with jax.enable_x64(True):
-        task, mesh = task_from_config(dtype="float64"), make_mesh(jax.devices()[:1])
-        return jax.device_get(a_step(task, mesh, a_batch(72)))
-
-
 @pytest.mark.long
-def test_spatial_sharding_equals_one_device(x64, step_of_one_device):
+def test_spatial_sharding_equals_one_device(x64):
     """In float64, so that a wrong row at a seam cannot hide behind rounding; 72 rows are uneven."""
     batch, mesh = a_batch(72), make_mesh(spatial_shards=4)
     task = task_from_config(4, dtype="float64")
-    assert_close(a_step(task, mesh, batch), step_of_one_device, 1e-6, 1e-9)
-    whole = task_from_config(dtype="float64")
-    *counted, expected = an_evaluation(whole, make_mesh(jax.devices()[:1]), batch)
+    whole, one = task_from_config(dtype="float64"), make_mesh(jax.devices()[:1])
+    assert_close(a_step(task, mesh, batch), a_step(whole, one, batch), 1e-6, 1e-9)
+    *counted, expected = an_evaluation(whole, one, batch)
     *counts, maps = an_evaluation(task, mesh, batch)
     assert_close(maps, expected, 1e-6, 1e-9)
     jax.tree.map(np.testing.assert_array_equal, counts, counted)
 
 
 @pytest.mark.slow
-def test_spatial_and_parameter_sharding_equal_one_device(x64, step_of_one_device):
+def test_spatial_and_parameter_sharding_equal_one_device(x64):
     """The state is split over the two devices that see the same rows."""
-    both = task_from_config(2, sharded=True, dtype="float64")
-    result = a_step(both, make_mesh(spatial_shards=2), a_batch(72))
-    assert_close(result, step_of_one_device, 1e-6, 1e-9)
+    batch, options = a_batch(72), {"gfm": False, "dtype": "float64"}
+    one, both = task_from_config(**options), task_from_config(2, sharded=True, **options)
+    expected = a_step(one, make_mesh(jax.devices()[:1]), batch)
+    result = a_step(both, make_mesh(spatial_shards=2), batch)
+    assert_close(result, expected, 1e-6, 1e-9)
 
 
 @pytest.mark.long

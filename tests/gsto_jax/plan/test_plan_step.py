@@ -51,7 +51,9 @@ def test_out_of_memory(monkeypatch):
 
 @pytest.mark.parametrize("step", [pytest.param("train", marks=pytest.mark.slow), "eval"])
 def test_pose_steps(step):
-    plan = plan_step(pose_task(4), CompileTarget(make_mesh(jax.devices()[:1])), 2, (64, 48), step)
+    plan = plan_step(
+        pose_task(4, gfm=False), CompileTarget(make_mesh(jax.devices()[:1])), 2, (64, 48), step
+    )
     assert plan.flops > 1e6 and plan.batch_size == 2
 
 

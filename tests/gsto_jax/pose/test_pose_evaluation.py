@@ -60,7 +60,7 @@ def test_training_learns(trained):
     assert len(losses) == 4 and task.model.gsto.gtm == ("none", "supervised", "supervised")
 
 
-@pytest.mark.parametrize("devices", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("devices", [4, 1])
 def test_poses_are_independent_of_batches_and_devices(trained, devices):
     task, state, _ = trained
     whole = estimate_poses(task, state.variables, batches(2), 6, ONE)  # the size of `Fixed`
@@ -219,9 +219,9 @@ def test_crops_equal_those_of_the_evaluation(box):
 
 
 @pytest.mark.slow
-def test_predictor_equals_evaluation(trained, tmp_path):
-    task, state, _ = trained
-    plain = pose_values(gfm=False)
+def test_predictor_equals_evaluation(tmp_path):
+    plain, task = pose_values(gfm=False), pose_task(gfm=False)
+    state = initial_state(task, ONE)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(state, {"config": plain, "data": None, "train_set": ""})
     predictor = PosePredictor.load(tmp_path)

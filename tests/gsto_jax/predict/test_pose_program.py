@@ -92,7 +92,7 @@ def test_onnx_joints_equal_the_predictor(refinement, limit):
 
 def saved_predictor(run, **sections):
     """Returns the predictor of a checkpoint of random parameters."""
-    config = pose_values(**sections)
+    config = pose_values(gfm=False, **sections)
     task, mesh = task_from_config(config, 10), make_mesh(jax.devices()[:1])
     start = initial_state(task, mesh)
     with Checkpoints(run / "checkpoints") as checkpoints:
