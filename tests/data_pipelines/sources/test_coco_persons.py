@@ -144,6 +144,17 @@ def test_box_outside_image_is_an_error(tmp_path):
         build(tmp_path, val=edited(VAL, change))
 
 
+@pytest.mark.parametrize(("x", "count"), [(-25, 0), (-35, 1), (85, 0), (95, 1)])
+def test_joints_far_outside_the_image_are_an_error(tmp_path, x, count):
+    """Farther from the 60 columns of the image than the 30 pixels of the box."""
+
+    def change(content):
+        content["annotations"][0]["keypoints"][3] = x
+
+    build(tmp_path, val=edited(VAL, change))
+    assert len(audit_labels(opened(tmp_path, "coco_keypoints", "val")).problems) == count
+
+
 def test_normalized_detections(tmp_path):
     build(tmp_path)
     boxes = tmp_path / "boxes.json"
