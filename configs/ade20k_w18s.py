@@ -9,12 +9,12 @@ ImageNet weights: give a file as `--config.init_from` (docs/weights.md).
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, cityscapes_w18s
 from data_pipelines.class_tables.ade20k import ADE20K
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the config; `:baseline` is HRNetV2; `:ms` has scale 2 too."""
+    """Returns the config; `:baseline` is HRNetV2; `:ms` has scale 2 too; `:ocr`."""
     config = base.get_config()
     config.name = "ade20k_w18s"
     set_ade20k(config)
@@ -53,5 +53,11 @@ def set_multi_scale(config: ConfigDict) -> None:
     config.eval.scales = (*config.eval.scales, 2.0)
 
 
-ADE20K_SETTERS: dict[str, base.Setter] = {"ms": set_multi_scale}
+def set_ocr(config: ConfigDict) -> None:
+    """Adds object-contextual representations (docs/context.md); crops are scaled by up to 2.1."""
+    cityscapes_w18s.set_ocr(config)
+    config.data.num_scales = 17
+
+
+ADE20K_SETTERS: dict[str, base.Setter] = {"ms": set_multi_scale, "ocr": set_ocr}
 """Further arguments after the colon."""

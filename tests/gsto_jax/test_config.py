@@ -127,6 +127,8 @@ def test_dataset_arguments():
     model = load("cityscapes_w48", "ocr")[0].model
     assert (model.hrnet.head, model.align_corners, model.bn_momentum) == ("ocr", True, 0.9)
     assert load("ade20k_w18s", "ms")[0].eval.scales == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+    ocr = load("ade20k_w48", "ocr")[0]
+    assert (ocr.name, ocr.model.hrnet.head, ocr.data.num_scales) == ("ade20k_w48-ocr", "ocr", 17)
     assert load("pascal_voc_w48")[0].data.train_split == "trainaug"
     assert load("pascal_voc_w48", "noaug")[0].data.train_split == "train"
     for count, last in (("59", 58), ("60", 59)):
