@@ -7,11 +7,13 @@
 Reads the validation split of the run's dataset, predicts each image with each file in turn, by the
 CPU provider of ONNX Runtime, and prints mean IoU, the fraction of labels equal to those of float32,
 and the median of images a second with the ratio to float32. The ratio is the median over images, so
-that a change of the machine's load affects both sides. Writes a CSV next to this script.
+that a change of the machine's load affects both sides. Writes a CSV next to this script, with the
+load average (of one minute) before the first and after the last image.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -89,8 +91,9 @@ def main() -> None:
     config = DataConfig.from_dict(settings["data"] | ({"root": args.root} if args.root else {}))
     source = make_source(config, config.eval_split)
     count = min(args.images or len(source), len(source))
+    load = os.getloadavg()[0]
     confusion, seconds, equal = measure(sessions, source, count, config)
-    rows = []
+    rows, loads = [], f"{load:.1f} to {os.getloadavg()[0]:.1f}"
     for name in sessions:
         ratios = [a / b for a, b in zip(seconds["float32"], seconds[name], strict=True)]
         scores = compute_scores(confusion[name])
@@ -105,6 +108,8 @@ def main() -> None:
                 "file_mib": f"{paths[name].stat().st_size / 2**20:.2f}",
                 "images": count,
                 "image_size": "x".join(map(str, source[0]["image"].shape[:2])),
+                "cores": os.cpu_count(),
+                "load_average": loads,
             }
         )
         print(rows[-1])
