@@ -104,9 +104,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path that replaces a file or folder, unless the block raises.
 
     Args:
-      path: file or folder to replace; its parent folder must exist. In a bucket the temporary path
-        is local, files are replaced atomically, and of a folder the files that it holds directly
-        are uploaded last, after its subfolders.
+      path: file or folder to replace; its parent folder is created if missing. In a bucket the
+        temporary path is local, files are replaced atomically, and of a folder the files that it
+        holds directly are uploaded last, after its subfolders.
 
     Raises:
       OSError: the file cannot be written; its `filename` is set.
@@ -126,6 +126,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{crc:08x}.part{path.suffix}")
     try:
         with name_in_errors(path):
+            make_folder(path.parent)
             _remove(temporary)  # left by a process that was killed
             yield temporary
             if temporary.is_dir():

@@ -13,7 +13,7 @@ import numpy as np
 
 from gsto_jax import progress
 from gsto_jax.errors import UserError
-from gsto_jax.files import is_disk_full, make_folder
+from gsto_jax.files import is_disk_full
 from gsto_jax.hub.folder import write_hub_folder
 from gsto_jax.hub.origin import find_origin, find_scores
 from gsto_jax.predict.classification import ClassPredictor
@@ -133,7 +133,6 @@ def write_weights(trained: TrainedModel, path: Path) -> str:
     """Writes the weights under the names of another implementation; returns a summary."""
     weight_format = export_format(trained.task.config.model)
     try:
-        make_folder(path.parent)
         missing = export_weights(path, trained.variables, weight_format)
     except OSError as error:
         if is_disk_full(error):

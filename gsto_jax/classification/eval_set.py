@@ -41,7 +41,10 @@ class ClassificationEvalSet(EvalSet):
 
     def writer(self, task: ClassificationTask, folder: Path) -> ClassificationPngWriter:
         """See `EvalSet.writer`."""
-        return ClassificationPngWriter(folder, task, self.name)
+        options = task.config.eval
+        return ClassificationPngWriter(
+            folder, options.sample_images, options.feature_images, self.name
+        )
 
     def predict(
         self,

@@ -1,13 +1,12 @@
 """Writes PNGs of evaluated images (needs OpenCV, from the `train` extra)."""
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from gsto_jax.classification.task import ClassificationTask
 from gsto_jax.drawing.heat_maps import feature_figures
 from gsto_jax.drawing.tiles import as_rgb
+from gsto_jax.evaluation.loop import GetMaps
 from gsto_jax.evaluation.png_writer import PngWriter
 
 PNG_KINDS = ("sample", "branches", "gates")
@@ -19,27 +18,14 @@ class ClassificationPngWriter(PngWriter):
 
     The first images also have `NAME_branches.png` and, for a gated network, `NAME_gates.png` (see
     `gsto_jax.drawing.heat_maps`).
-
-    Args:
-      folder: output folder of the PNGs.
-      task: trained task.
-      name: returns the file name, less ".png", of the image of an index; may have slashes.
     """
 
-    def __init__(self, folder: Path, task: ClassificationTask, name: Callable[[int], str]) -> None:
-        evaluation = task.config.eval
-        super().__init__(folder, evaluation.sample_images, evaluation.feature_images, name)
-
     def draw(
-        self,
-        batch: Mapping[str, np.ndarray],
-        predictions: np.ndarray,
-        maps: Callable[[], Mapping[str, np.ndarray]],
-        n: int,
+        self, sample: Mapping[str, np.ndarray], prediction: np.ndarray, maps: GetMaps
     ) -> Iterator[tuple[str, np.ndarray]]:
         """See `PngWriter.draw`."""
-        image = as_rgb(batch["image"][n])
+        image = as_rgb(sample["image"])
         if self.wants_sample:
             yield "sample", image
         if self.wants_features:
-            yield from feature_figures(image, {name: x[n] for name, x in maps().items()})
+            yield from feature_figures(image, maps())

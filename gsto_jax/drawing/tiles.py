@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gsto_jax.files import atomic_write, make_folder
+from gsto_jax.files import atomic_write
 
 Color = tuple[int, int, int]
 
@@ -65,7 +65,6 @@ def write_image(path: Path, image: np.ndarray) -> None:
     Raises:
       OSError: the file cannot be written.
     """
-    make_folder(path.parent)
     # cv2.imwrite ignores a full disk, leaves truncated files, and fails on non-UTF-8 names.
     try:
         data = encode_image(image, path.suffix)

@@ -17,7 +17,7 @@ import numpy as np
 
 from gsto_jax.devices.mesh import sum_over_processes
 from gsto_jax.evaluation.percent import csv_number
-from gsto_jax.files import make_folder, read_csv, read_json_object, to_csv, to_json, write_text
+from gsto_jax.files import read_csv, read_json_object, to_csv, to_json, write_text
 from gsto_jax.storage import is_remote, walk_objects
 
 RECORD_FILE = "evaluation.json"
@@ -77,7 +77,6 @@ class ResultsFolder(Generic[S]):
           scores: scores of the samples, in the order of the dataset.
           write_files: writes `files` to the folder.
         """
-        make_folder(folder)
         current = {path for score in scores for path in sample_pngs(folder, score).values()}
         names = {score.name for score in (*self.read_scores(folder), *scores)}
         paths = {

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 from gsto_jax.devices.mesh import sum_over_processes
 from gsto_jax.drawing.tiles import write_image
 from gsto_jax.evaluation.folder import png_paths
+from gsto_jax.evaluation.loop import Batch, GetMaps
 
 _TRACKED_SAMPLES = 4
 _MAX_PENDING = 16
@@ -53,13 +54,18 @@ class PngWriter(ABC):
 
     @abstractmethod
     def draw(
-        self,
-        batch: Mapping[str, np.ndarray],
-        predictions: np.ndarray,
-        maps: Callable[[], Mapping[str, np.ndarray]],
-        n: int,
+        self, sample: Mapping[str, np.ndarray], prediction: np.ndarray, maps: GetMaps
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Draws sample n of a batch: yields kind, such as "sample", and image `h w 3`."""
+        """Draws a sample.
+
+        Args:
+          sample: its arrays of the batch.
+          prediction: its prediction.
+          maps: returns its feature maps.
+
+        Yields:
+          Kind, such as "sample", and image `h w 3`.
+        """
 
     @property
     def wants_sample(self) -> bool:
@@ -72,10 +78,7 @@ class PngWriter(ABC):
         return self._num_samples < self.feature_images or self.feature_images < 0
 
     def write(
-        self,
-        batch: Mapping[str, np.ndarray],
-        predictions: np.ndarray,
-        maps: Callable[[], Mapping[str, np.ndarray]],
+        self, batch: Batch, predictions: np.ndarray, maps: GetMaps
     ) -> dict[int, tuple[str, ...]]:
         """Draws the valid samples of a batch and writes them in the background.
 
@@ -93,7 +96,8 @@ class PngWriter(ABC):
         """
         maps, kinds = cache(maps), {}
         for n in np.flatnonzero(batch["mask"]).tolist():
-            images = dict(self.draw(batch, predictions, maps, n))
+            sample = {name: values[n] for name, values in batch.items()}
+            images = dict(self.draw(sample, predictions[n], partial(_sample_maps, maps, n)))
             name = self.name(int(batch["index"][n]))
             paths = png_paths(self.folder, name, images)
             if images and not paths:
@@ -125,6 +129,10 @@ class PngWriter(ABC):
         self._pending.append(self._threads.submit(write_image, path, image))
         if len(self._pending) > _MAX_PENDING:
             self._pending.popleft().result()
+
+
+def _sample_maps(maps: GetMaps, n: int) -> dict[str, np.ndarray]:
+    return {name: values[n] for name, values in maps().items()}
 
 
 def _limit_of_process(limit: int) -> int:

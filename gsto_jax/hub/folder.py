@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from gsto_jax.config import ModelConfig
 from gsto_jax.errors import UserError
-from gsto_jax.files import atomic_write, is_disk_full, make_folder, to_json
+from gsto_jax.files import atomic_write, is_disk_full, to_json
 from gsto_jax.hub.card import model_card
 from gsto_jax.hub.names import Options, find_name, model_config
 from gsto_jax.hub.origin import Origin
@@ -121,7 +121,6 @@ def write_hub_folder(
                 f"{folder} exists, and nothing in it is replaced: remove it, or use another "
                 "--output"
             )
-        make_folder(folder.parent)
         with atomic_write(folder) as temporary:
             temporary.mkdir()
             for name, content in contents.items():

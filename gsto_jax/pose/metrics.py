@@ -11,7 +11,7 @@ import numpy as np
 
 from gsto_jax.config import PoseConfig
 from gsto_jax.errors import UserError
-from gsto_jax.files import atomic_write, make_folder, to_json
+from gsto_jax.files import atomic_write, to_json
 from gsto_jax.pose.oks import oks_nms, rescore
 from gsto_jax.pose.poses import Poses
 
@@ -145,7 +145,6 @@ def _complete(person: Annotation, annotation_id: int, category_id: int) -> dict[
 
 def write_coco_results(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
     """Writes COCO results as JSON or, for a path that ends in .zip, as a submission archive."""
-    make_folder(path.parent)
     text = to_json(results)
     with atomic_write(path) as temporary_path:
         if path.suffix == ".zip":

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from gsto_jax.drawing.heat_maps import feature_figures
+from gsto_jax.evaluation.loop import GetMaps
 from gsto_jax.evaluation.png_writer import PngWriter
 from gsto_jax.image_files import frame_to_crop
 from gsto_jax.pose.panels import heatmap_figure, pose_panel
@@ -33,16 +34,12 @@ class PosePngWriter(PngWriter):
         self.task = task
 
     def draw(
-        self,
-        batch: Mapping[str, np.ndarray],
-        predictions: np.ndarray,
-        maps: Callable[[], Mapping[str, np.ndarray]],
-        n: int,
+        self, sample: Mapping[str, np.ndarray], prediction: np.ndarray, maps: GetMaps
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """See `PngWriter.draw`; predictions are joints `b j 3` in pixels of the images."""
-        task, image = self.task, batch["image"][n]
-        truth = np.concatenate([batch["joints"][n], batch["visible"][n][:, None]], -1)
-        pose = to_crop(predictions[n], batch["center"][n], batch["frame"][n], image.shape, task.udp)
+        """See `PngWriter.draw`; the prediction is joints `j 3` in pixels of the image."""
+        task, image = self.task, sample["image"]
+        truth = np.concatenate([sample["joints"], sample["visible"][:, None]], -1)
+        pose = to_crop(prediction, sample["center"], sample["frame"], image.shape, task.udp)
         if self.wants_sample:
             yield (
                 "sample",
@@ -50,13 +47,13 @@ class PosePngWriter(PngWriter):
                     image,
                     truth if (truth[:, 2] > 0).any() else None,
                     pose,
-                    maps()["heatmaps"][n],
+                    maps()["heatmaps"],
                     task.skeleton,
                     task.config.pose.visibility_threshold,
                 ),
             )
         if self.wants_features:
-            features = {name: values[n] for name, values in maps().items()}
+            features = dict(maps())
             yield "heatmaps", heatmap_figure(image, features.pop("heatmaps"), task.joints)
             yield from feature_figures(image, features)
 

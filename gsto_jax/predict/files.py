@@ -124,13 +124,11 @@ class PredictionWriter:
                 overlay.decorate = lambda image: legend_below(image, strip, sorted(labels))
 
     def _path(self, output: str, name: str, georeference: Georeference | None) -> Path:
-        """Returns the path of an output, in a folder that exists."""
+        """Returns the path of an output."""
         suffix = _suffix(output)
         if georeference is not None and output in GEOTIFF_OUTPUTS:
             suffix = ".tif"
-        path = self.folder / output / f"{name}{suffix}"
-        make_folder(path.parent)
-        return path
+        return self.folder / output / f"{name}{suffix}"
 
     def write_video(self, name: str, rate: float, frames: Iterator[Renderable]) -> None:
         """Writes the outputs of a video.
@@ -147,7 +145,6 @@ class PredictionWriter:
             writers: dict[str, VideoWriter | _FrameWriter] = {}
             for output in self.outputs:
                 path = self.folder / output / f"{name}.mp4"
-                make_folder(path.parent)
                 temporary_path = stack.enter_context(atomic_write(path))
                 if output in ARRAY_OUTPUTS:
                     writers[output] = _FrameWriter(temporary_path, _suffix(output))
@@ -177,7 +174,6 @@ def _write_pixels(path: Path, pixels: np.ndarray) -> None:
     if path.suffix != ".npy":
         write_image(path, pixels)
         return
-    make_folder(path.parent)
     with atomic_write(path) as temporary, NpyWriter(temporary, pixels.shape[:2]) as writer:
         writer.write(pixels)
 

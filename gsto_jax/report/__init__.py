@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gsto_jax.errors import UserError
-from gsto_jax.files import is_disk_full, make_folder, write_text
+from gsto_jax.files import is_disk_full, write_text
 from gsto_jax.report import classification_page, pose_page, segmentation_page
 from gsto_jax.report.comparison import check_same_task
 from gsto_jax.report.run import load_run, with_distinct_labels
@@ -53,7 +53,6 @@ def write_report(
         name, html = f"report-vs-{other.path.name}.html", page.comparison_page(loaded, other)
     path = loaded.path / name if output is None else to_path(output, "output")
     try:
-        make_folder(path.parent)
         write_text(path, html.encode("utf-8", "backslashreplace").decode())
     except OSError as error:
         if is_disk_full(error):

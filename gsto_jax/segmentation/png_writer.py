@@ -7,6 +7,7 @@ import numpy as np
 
 from gsto_jax.drawing.heat_maps import feature_figures
 from gsto_jax.drawing.tiles import Color, as_rgb
+from gsto_jax.evaluation.loop import GetMaps
 from gsto_jax.evaluation.png_writer import PngWriter
 from gsto_jax.ops.sizes import crop_to_image
 from gsto_jax.segmentation.panels import sample_panel
@@ -45,16 +46,12 @@ class SegmentationPngWriter(PngWriter):
         self.classes, self.palette, self.ignore_label = classes, palette, ignore_label
 
     def draw(
-        self,
-        batch: Mapping[str, np.ndarray],
-        predictions: np.ndarray,
-        maps: Callable[[], Mapping[str, np.ndarray]],
-        n: int,
+        self, sample: Mapping[str, np.ndarray], prediction: np.ndarray, maps: GetMaps
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """See `PngWriter.draw`; the batch has "image", "label" and "size"."""
-        size = tuple(batch["size"][n].tolist())
+        """See `PngWriter.draw`; the sample has "image", "label" and "size"."""
+        size, padded_shape = tuple(sample["size"].tolist()), prediction.shape
         image, label, prediction = (
-            x[n, : size[0], : size[1]] for x in (batch["image"], batch["label"], predictions)
+            x[: size[0], : size[1]] for x in (sample["image"], sample["label"], prediction)
         )
         image = as_rgb(image)
         if self.wants_sample:
@@ -65,8 +62,5 @@ class SegmentationPngWriter(PngWriter):
                 ),
             )
         if self.wants_features and (features := maps()):
-            padded_shape = predictions.shape[1:3]
-            cropped = {
-                name: crop_to_image(x[n], size, padded_shape) for name, x in features.items()
-            }
+            cropped = {name: crop_to_image(x, size, padded_shape) for name, x in features.items()}
             yield from feature_figures(image, cropped)

@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from gsto_jax.evaluation.percent import csv_number
-from gsto_jax.files import make_folder, to_csv, to_json, write_text
+from gsto_jax.files import to_csv, to_json, write_text
 from gsto_jax.segmentation.scale_awareness import (
     DISTANCE_EDGES,
     MIN_OBJECTS,
@@ -121,7 +121,6 @@ def write_scale_results(
       networks: measures of one or two networks, by name.
       about: further entries of the JSON file.
     """
-    make_folder(folder)
     header = ("network", "map", "measure", "from", "to", "count", "value", "low", "high")
     write_text(folder / CSV_FILE, to_csv(header, _rows(networks)))
     record = {

@@ -7,7 +7,7 @@ import numpy as np
 from rich.table import Table
 
 from gsto_jax.evaluation.percent import csv_number, percent
-from gsto_jax.files import make_folder, to_csv, write_text
+from gsto_jax.files import to_csv, write_text
 from gsto_jax.segmentation.metrics import Scores
 
 
@@ -64,7 +64,6 @@ def write_scores(path: Path, result: Scores, classes: Sequence[str]) -> None:
         rows += [(f"category {name}", [iou, None, None, iiou]) for name, iou, iiou in pairs]
         ious = groups.mean_iou, groups.mean_category_instance_iou
         rows.append(("mean of categories", [ious[0], None, None, ious[1]]))
-    make_folder(path.parent)
     header = ["class", "iou", "accuracy", "boundary_iou", "iiou"]
     lines = ([name, *map(csv_number, values)] for name, values in rows)
     write_text(path, to_csv(header, lines))

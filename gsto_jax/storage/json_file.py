@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gsto_jax.errors import UserError
-from gsto_jax.files import is_disk_full, make_folder, to_json, write_text
+from gsto_jax.files import is_disk_full, to_json, write_text
 from gsto_jax.storage.errors import error_reason
 
 
@@ -22,7 +22,6 @@ def write_json(path: Path, values: Mapping[str, Any], name: str) -> None:
       OSError: the disk is full.
     """
     try:
-        make_folder(path.parent)
         write_text(path, to_json(values, indent=2) + "\n")
     except OSError as error:
         if is_disk_full(error):

@@ -114,7 +114,7 @@ def test_video_writes_are_atomic(tmp_path, kind):
 
 
 class Noise(PngWriter):
-    def draw(self, batch, predictions, maps, n):
+    def draw(self, sample, prediction, maps):
         yield "sample", NOISE
 
 
@@ -125,7 +125,7 @@ def test_pngs_of_an_evaluation(tmp_path):
         pytest.raises(OSError, match="File too large") as caught,
         Noise(tmp_path, -1, 0, str) as writer,
     ):
-        writer.write(batch, None, dict)
+        writer.write(batch, np.zeros(3), dict)
     assert caught.value.filename.startswith(str(tmp_path)) and not list(tmp_path.iterdir())
 
 
