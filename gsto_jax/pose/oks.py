@@ -61,7 +61,6 @@ def oks_nms(
     areas: Float[np.ndarray, " n"],
     sigmas: Sequence[float],
     threshold: float = 0.9,
-    visible: float | None = None,
     soft: bool = False,
 ) -> list[int]:
     """Suppresses poses that are similar to a better one (OKS-NMS).
@@ -73,7 +72,6 @@ def oks_nms(
       sigmas: see `similarity`.
       threshold: OKS above which the worse pose is suppressed; for soft NMS, the variance of the
         Gaussian.
-      visible: see `similarity`.
       soft: multiplies scores of similar poses by a Gaussian of their OKS, and keeps the best
         `MAX_SOFT_NMS_POSES` (soft OKS-NMS).
 
@@ -86,7 +84,7 @@ def oks_nms(
     while len(order) and not (soft and len(kept) == MAX_SOFT_NMS_POSES):
         best, order = order[0], order[1:]
         kept.append(int(best))
-        oks = similarity(poses[best], poses[order], areas[best], areas[order], sigmas, visible)
+        oks = similarity(poses[best], poses[order], areas[best], areas[order], sigmas)
         if soft:
             scores[order] *= np.exp(-np.square(oks) / threshold)
             order = order[np.argsort(-scores[order], kind="stable")]

@@ -277,15 +277,12 @@ class ScaleAwareness:
     image_index_counts: Int[np.ndarray, " n"]
 
 
-def average_measures(
-    names: Sequence[str], measures: Sequence[ImageMeasures], seed: int = 0
-) -> ScaleAwareness:
+def average_measures(names: Sequence[str], measures: Sequence[ImageMeasures]) -> ScaleAwareness:
     """Averages the measures of images.
 
     Args:
       names: names of the maps.
       measures: measures of at least one image.
-      seed: seed of the bootstrap.
     """
     indices = np.stack([x.indices for x in measures])
     index_names = tuple(names)
@@ -301,13 +298,13 @@ def average_measures(
         names=tuple(names),
         images=len(measures),
         means=np.nanmean([x.means for x in measures], axis=0),
-        index=estimate_ratio(indices, index_counts, seed),
+        index=estimate_ratio(indices, index_counts),
         index_names=index_names,
         index_images=int(index_counts.sum()),
-        size=estimate_ratio(np.stack([x.size_sums for x in measures]), size_counts[:, None], seed),
+        size=estimate_ratio(np.stack([x.size_sums for x in measures]), size_counts[:, None]),
         size_counts=size_counts.sum(0),
         distance=estimate_ratio(
-            np.stack([x.distance_sums for x in measures]), distance_counts[:, None], seed
+            np.stack([x.distance_sums for x in measures]), distance_counts[:, None]
         ),
         distance_counts=distance_counts.sum(0),
         image_indices=indices,
@@ -316,14 +313,13 @@ def average_measures(
 
 
 def compare_indices(
-    first: ScaleAwareness, second: ScaleAwareness, seed: int = 0
+    first: ScaleAwareness, second: ScaleAwareness
 ) -> dict[str, tuple[float, float, float]]:
     """Returns index of the first network minus index of the second, and its interval, by map.
 
     Args:
       first: measures of a network.
       second: measures of another network on the same images.
-      seed: seed of the bootstrap.
 
     Raises:
       ValueError: the images differ.
@@ -334,7 +330,7 @@ def compare_indices(
     columns = [
         x.image_indices[:, [x.index_names.index(name) for name in names]] for x in (first, second)
     ]
-    difference = estimate_ratio(columns[0] - columns[1], first.image_index_counts, seed)
+    difference = estimate_ratio(columns[0] - columns[1], first.image_index_counts)
     values = np.stack([difference.value, difference.low, difference.high], 1).tolist()
     return {
         name: (value, low, high) for name, (value, low, high) in zip(names, values, strict=True)

@@ -30,6 +30,8 @@ HEARTBEAT_SECONDS = 10.0
 """Seconds between two writes of a held lock."""
 DEAD_SECONDS = 60.0
 """Seconds without a write after which a lock is taken over."""
+_RELEASE_SECONDS = 5.0
+"""Longest time that a process which exits waits for a bucket."""
 
 
 @dataclass(frozen=True)
@@ -181,17 +183,13 @@ class BucketLock:
                 self._path(older).unlink(missing_ok=True)
 
 
-def release_held(seconds: float = 5) -> None:
-    """Releases the locks of a process that is about to exit without unwinding.
-
-    Args:
-      seconds: longest time to wait for a bucket.
-    """
+def release_held() -> None:
+    """Releases the locks of a process that is about to exit without unwinding."""
     threads = [threading.Thread(target=lock.close, daemon=True) for lock in tuple(_held)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(seconds)
+        thread.join(_RELEASE_SECONDS)
 
 
 def _numbers(folder: Path) -> list[int]:

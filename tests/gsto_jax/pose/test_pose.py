@@ -109,5 +109,3 @@ def test_similarity_and_nms(golden):
         assert indices == arrays[f"oks_nms_{threshold}/keep"].tolist()
         soft = oks_nms(poses, scores, areas, SIGMAS, threshold, soft=True)
         assert soft == arrays[f"soft_oks_nms_{threshold}/keep"].tolist()
-    indices = oks_nms(poses, scores, areas, SIGMAS, 0.5, visible=0.2)
-    assert indices == arrays["oks_nms_0.5_vis0.2/keep"].tolist()
