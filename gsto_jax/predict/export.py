@@ -29,6 +29,7 @@ from gsto_jax.predict.media import resize_image
 from gsto_jax.predict.onnx_export import onnx_bytes, program_source
 from gsto_jax.predict.onnx_precision import to_float16, to_int8
 from gsto_jax.predict.pose import PosePredictor
+from gsto_jax.predict.program_source import ProgramSource
 from gsto_jax.predict.programs import MODEL_FILES
 from gsto_jax.storage import error_reason, to_path
 from gsto_jax.types import Size
@@ -77,9 +78,7 @@ def export(
     description = describe(predictor, source, formats, size)
     if "jax" in formats:
         with progress.track("exporting model.jax", always_log=True):
-            function = jax.jit(source.call)
-            exported = jax.export.export(function, platforms=PLATFORMS)(*source.tracing_specs())
-            contents["model.jax"] = bytes(exported.serialize())
+            contents["model.jax"] = _jax_bytes(source)
     onnx_formats = [name for name in FORMATS if name in formats and name != "jax"]
     model = b""
     if onnx_formats:
@@ -102,6 +101,11 @@ def export(
     }
     contents["model.json"] = (to_json(description, indent=2) + "\n").encode()
     return _write(to_path(folder, "folder"), contents)
+
+
+def _jax_bytes(source: ProgramSource) -> bytes:
+    exported = jax.export.export(jax.jit(source.call), platforms=PLATFORMS)
+    return bytes(exported(*source.tracing_specs()).serialize())
 
 
 @contextlib.contextmanager
