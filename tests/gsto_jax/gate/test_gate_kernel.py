@@ -15,9 +15,10 @@ from gsto_jax.layers import gates as gates_of_layers
 from gsto_jax.layers.gates import GATE_STYLES, GateLogits, SelfGated
 from gsto_jax.losses import cross_entropy, pixel
 from gsto_jax.models.initialize import initial_variables
-from gsto_jax.models.specs import PLAIN, GSTOSpec, HRNetSpec
+from gsto_jax.models.specs import PLAIN, GSTOSpec
 from tests.gsto_jax.gate_operands import CASES, EPSILON, KEY, SHAPES, assert_close, operands, run
 from tests.gsto_jax.host_variables import host_variables
+from tests.gsto_jax.small_specs import PACKABLE
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -243,16 +244,6 @@ def test_inside_shard_map():
     assert_close(sharded(args[0]), f(args[0]), 1e-6)
 
 
-SPEC = HRNetSpec(
-    widths=(4, 8, 16, 32),
-    modules=(1, 1, 1),
-    blocks=1,
-    stage1_blocks=1,
-    stem_width=8,
-    stage1_planes=8,
-)
-
-
 @pytest.mark.parametrize(
     "kwargs",
     [
@@ -273,7 +264,7 @@ def test_a_packed_network_is_the_same_network(kwargs, x64):
     """Outputs, running statistics and gradients, to rounding in float64; also with remat."""
     settings = {"gsto": GSTOSpec(), "init_name": "he"} | kwargs
     dtypes = {"dtype": jnp.float64, "param_dtype": jnp.float64}
-    model = HRNet(SPEC, num_classes=3, **settings, **dtypes)
+    model = HRNet(PACKABLE, num_classes=3, **settings, **dtypes)
     variables = initial_variables(model, 0)
     image = jax.random.normal(KEY, (2, 32, 64, 3), jnp.float64)
 
@@ -310,7 +301,7 @@ def test_the_network_with_all_kernels_is_the_same_network(monkeypatch):
         calls.append("loss")
         return original(logits, classes, align_corners, "pallas_tpu", interpret=True)
 
-    model = HRNet(SPEC, GSTOSpec(), 3, init_name="he")
+    model = HRNet(PACKABLE, GSTOSpec(), 3, init_name="he")
     variables = initial_variables(model, 0)
     image = jax.random.normal(KEY, (2, 32, 64, 3))
     labels = jax.random.randint(KEY, (2, 32, 64), 0, 4, jnp.int32)
@@ -336,7 +327,7 @@ def test_the_network_with_all_kernels_is_the_same_network(monkeypatch):
 
 
 def test_indivisible_sizes_are_not_packed():
-    model = HRNet(SPEC, GSTOSpec(), 3, lanes=16)
+    model = HRNet(PACKABLE, GSTOSpec(), 3, lanes=16)
     assert model.pack_factors((64, 96)) == ({96: 4, 48: 2, 24: 2}, {24: 4, 12: 2, 6: 1, 3: 1})
     unpacked = {}, {}
     assert model.pack_factors((60, 96)) == unpacked

@@ -8,22 +8,15 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from gsto_jax import PLAIN, HRNet, HRNetSpec, UserError
+from gsto_jax import PLAIN, HRNet, UserError
 from gsto_jax.gate import apply_channel_gates
 from gsto_jax.layers import ChannelAttention, SpatialAttention
 from gsto_jax.layers.attention import channel_max
 from gsto_jax.models import AttentionSpec
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.ops.packing import Packed, pack, unpack
+from tests.gsto_jax.small_specs import PACKABLE
 
-TINY = HRNetSpec(
-    widths=(4, 8, 16, 32),
-    modules=(1, 1, 1),
-    blocks=1,
-    stage1_blocks=1,
-    stage1_planes=8,
-    stem_width=8,
-)
 KEY = jax.random.key(0)
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 8, 32)), jnp.float32)
 
@@ -127,7 +120,7 @@ PATHS["channel", "transfer"] = PATHS["channel", "block"] | {
 @cache
 def shapes(kind, position, lanes=0):
     model = HRNet(
-        TINY, PLAIN, 3, attention=AttentionSpec(kind=kind, position=position), lanes=lanes
+        PACKABLE, PLAIN, 3, attention=AttentionSpec(kind=kind, position=position), lanes=lanes
     )
     params = flatten_dict(abstract_variables(model)["params"], sep="/")
     return {name: leaf.shape for name, leaf in params.items()}
@@ -148,7 +141,7 @@ def test_positions(kind, position):
 @pytest.mark.parametrize(("kind", "position"), [("channel", "transfer"), ("spatial", "layer")])
 def test_a_packed_network_is_the_same_network(kind, position):
     spec = AttentionSpec(kind=kind, position=position)
-    model = HRNet(TINY, PLAIN, 3, init_name="he", attention=spec, implementation="xla")
+    model = HRNet(PACKABLE, PLAIN, 3, init_name="he", attention=spec, implementation="xla")
     _, branch_factors = model.clone(lanes=16).pack_factors((32, 32))
     assert branch_factors == {8: 4, 4: 2, 2: 1, 1: 1}
     variables = initial_variables(model, 0)
@@ -173,7 +166,7 @@ def test_a_packed_network_is_the_same_network(kind, position):
 )
 def test_every_gate_gets_a_gradient(kind, position):
     attention = AttentionSpec(kind=kind, position=position)
-    model = HRNet(TINY, PLAIN, 3, init_name="he", attention=attention, implementation="xla")
+    model = HRNet(PACKABLE, PLAIN, 3, init_name="he", attention=attention, implementation="xla")
     variables = initial_variables(model, 0)
     params = flatten_dict(variables["params"], sep="/")
     gates = {

@@ -16,9 +16,7 @@ from gsto_jax.models.initialize import abstract_variables
 from gsto_jax.weights import GSTO_FORMAT, HRNET_FORMAT, POSE_FORMAT, to_state_dict
 from tests.gsto_jax.golden_states import deviation, load, nhwc, state_of
 from tests.gsto_jax.loss_settings import loss_config
-
-SPEC = HRNetSpec(widths=(4, 8, 16, 32), modules=(1, 2, 2), blocks=1, stage1_blocks=1)
-
+from tests.gsto_jax.weight_states import GOLDEN
 
 LOSS = loss_config()
 
@@ -30,7 +28,7 @@ DTYPES = [("float64", 1e-6), pytest.param("float32", 1e-5, marks=pytest.mark.slo
 def network(gsto=None, dtype=jnp.float64, **kwargs):
     gsto = gsto or GSTOSpec()
     dtypes = {"dtype": dtype, "param_dtype": dtype}
-    return HRNet(SPEC, gsto, 19, implementation="xla", **dtypes, **kwargs)
+    return HRNet(GOLDEN, gsto, 19, implementation="xla", **dtypes, **kwargs)
 
 
 def without(state, *names):
@@ -154,7 +152,7 @@ def test_pose_gsto_eval(golden, a, x64):
     d, d2 = golden("d"), golden("d2")
     changed = {k: v for k, v in d2.items() if k.startswith("state_override/")}
     state = state_of(a) | {k.removeprefix("state_override/"): v for k, v in changed.items()}
-    model = HRNet(SPEC, GSTOSpec(), 17, dtype=jnp.float64, param_dtype=jnp.float64)
+    model = HRNet(GOLDEN, GSTOSpec(), 17, dtype=jnp.float64, param_dtype=jnp.float64)
     out = compiled(model)(load(model, state), nhwc(d["input"]))
     assert deviation(out.logits, d2["out_final"]) < 1e-6
     assert deviation(out.stage_logits["stage3"], d2["out_stage3"]) < 1e-6
@@ -163,7 +161,7 @@ def test_pose_gsto_eval(golden, a, x64):
 
 def test_unknown_head():
     with pytest.raises(ValueError, match="head must be one of"):
-        HRNet(SPEC, PLAIN, 17, head="v3")
+        HRNet(GOLDEN, PLAIN, 17, head="v3")
 
 
 def train_step(model, variables, x, label, options=None):

@@ -9,20 +9,12 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from gsto_jax import PLAIN, VARIANTS, GSTOSpec, HRNet, HRNetSpec, UserError
+from gsto_jax import PLAIN, VARIANTS, GSTOSpec, HRNet, UserError
 from gsto_jax.layers.conv import he_std
 from gsto_jax.losses import deep_supervision
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from tests.gsto_jax.loss_settings import loss_config
-
-TINY = HRNetSpec(
-    widths=(4, 8, 12, 16),
-    modules=(1, 1, 1),
-    blocks=1,
-    stage1_blocks=1,
-    stage1_planes=4,
-    stem_width=8,
-)
+from tests.gsto_jax.small_specs import TINY
 
 
 def shapes(model, height, width, batch=1):

@@ -14,6 +14,7 @@ from gsto_jax.models import Count, OCRSpec, count, count_by_module
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.weights import OCR_FORMAT, from_state_dict, to_state_dict
 from tests.gsto_jax.loss_settings import loss_config
+from tests.gsto_jax.small_specs import TINY
 
 ALIGN_CORNERS = ["align_true/", pytest.param("align_false/", marks=pytest.mark.long)]
 ZERO_GRADIENTS = ("conv3x3_ocr.0.bias", "aux_head.0.bias")
@@ -157,16 +158,6 @@ def test_counts(golden):
     macs = 434865438720 + 111675375616 + 1275068416
     assert counts["ocr"] == Count(*params, macs)
     assert counts["head"] == Count(532819, 1440, 69740789760)
-
-
-TINY = HRNetSpec(
-    widths=(4, 8, 12, 16),
-    modules=(1, 1, 1),
-    blocks=1,
-    stage1_blocks=1,
-    stage1_planes=4,
-    stem_width=8,
-)
 
 
 def tiny(gsto=PLAIN, dropout=0.0, **kwargs):
