@@ -79,19 +79,26 @@ class Fork:
         return self.returncode
 
     def communicate(self, timeout=None):
-        files, texts = (self.stdout, self.stderr), {}
+        files = [file for file in (self.stdout, self.stderr) if file]
+        texts = {}
         threads = [
-            threading.Thread(target=lambda file=file: texts.update({file: file.read()}))
+            threading.Thread(
+                target=lambda file=file: texts.update({file: file.read()}), daemon=True
+            )
             for file in files
-            if file
         ]
         for thread in threads:
-            thread.daemon = True
             thread.start()
         self.wait(timeout)
         for thread in threads:
             thread.join()
-        return tuple(map(texts.get, files))
+        self.close()
+        return texts[self.stdout], texts.get(self.stderr)
+
+    def close(self):
+        """Closes the pipes."""
+        for file in filter(None, (self.stdout, self.stderr)):
+            file.close()
 
     def send_signal(self, number):
         if self.poll() is None:
@@ -107,8 +114,7 @@ class Fork:
         return self
 
     def __exit__(self, *_):
-        for file in filter(None, (self.stdout, self.stderr)):
-            file.close()
+        self.close()
         self.wait()
 
 
