@@ -247,7 +247,7 @@ def test_predict(tmp_path):
 @pytest.mark.slow
 def test_export_report_and_the_best_checkpoint(tmp_path):
     workdir = tmp_path / "run"
-    args = ["--config=configs/quickstart.py:runlocal", "--config.model.variant=mini"]
+    args = ["--config=configs/quickstart.py:runlocal", "--config.model.variant=resnet_mini"]
     trained = run(*args, f"--workdir={workdir}", "--config.train.steps=1")
     assert trained.returncode == 0, trained.stderr
     checkpoint = f"--checkpoint={workdir}"
