@@ -21,6 +21,8 @@ PACKAGES = ("absl.app", "jax", "ml_collections.config_flags", "optax", "orbax.ch
 MODES = ("audit", "describe", "eval", "explain", "export", "predict_checkpoint", "prepare")
 MODES += ("report", "train")
 MAX_BYTES = 2**20
+BEFORE = dict(os.environ)
+"""Environment before the packages were imported."""
 
 
 def execute(arguments):
@@ -38,12 +40,16 @@ def execute(arguments):
 
 
 def set_environment(variables):
-    """Sets all environment variables, and the options that JAX read when it was imported."""
+    """Sets environment variables, except those that packages set when they were imported.
+
+    JAX read its options from them then, so they are set too.
+    """
     import jax
 
-    changed = {name for name, _ in os.environ.items() ^ variables.items()}
-    os.environ.clear()
-    os.environ.update(variables)
+    changed = {name for name, _ in BEFORE.items() ^ variables.items()}
+    for name in changed:
+        os.environ.pop(name, None)
+    os.environ.update({name: variables[name] for name in changed & variables.keys()})
     for name in map(str.lower, changed):
         if name.startswith("jax_") and hasattr(jax.config, name):
             value, old = variables.get(name.upper()), getattr(jax.config, name)
