@@ -167,7 +167,7 @@ def execute(command, folder, own_config):
         file = file or f"--config={loading.DEFAULT}"
         words.append(f"{file}{',' if ':' in file else ':'}runlocal")
         if own_config in file:
-            words.append("--config.model.variant=mini")
+            words.append("--config.model.variant=resnet_mini")
     elif "--mode=sweep" in words:
         words += ["--config.train.steps=2", "--config.data.train_size=8", "--seeds=2"]
     result = run(*words, cwd=folder)
