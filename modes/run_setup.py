@@ -133,6 +133,8 @@ def make_pose_eval_set(
         category_id=source.category.id,
         scores=SCORE_SETS[task.config.pose.metric],
     )
+    if task.config.pose.metric == "pckh":
+        eval_set.read_truth(task)  # raises for missing head boxes now, not after training
     return eval_set, source
 
 

@@ -75,6 +75,18 @@ class PoseEvalSet(EvalSet):
         """See `EvalSet.metric`."""
         return self.scores.main
 
+    def read_truth(self, task: PoseTask) -> list[Mapping[str, Any]]:
+        """Returns the annotations of the images.
+
+        Raises:
+          UserError: an annotation has another number of joints, or no head box for PCKh.
+        """
+        truth = self._in_images(self.annotations())
+        check_joints(truth, len(task.sigmas))
+        if self.scores == PCKH_SCORES:
+            check_head_boxes(filter(_is_labeled, truth))
+        return truth
+
     def writer(self, task: PoseTask, folder: Path) -> PosePngWriter:
         """See `EvalSet.writer`."""
         return PosePngWriter(folder, task, self.name)
@@ -88,10 +100,7 @@ class PoseEvalSet(EvalSet):
         stop: Callable[[], bool],
     ) -> Predictions | None:
         """See `EvalSet.predict`."""
-        truth = self._in_images(self.annotations())
-        check_joints(truth, len(task.sigmas))
-        if self.scores == PCKH_SCORES:
-            check_head_boxes(filter(_is_labeled, truth))
+        truth = self.read_truth(task)
         roundtrips: list[tuple[np.ndarray, np.ndarray, Array]] = []
 
         def start_roundtrip(batch: Batch, joints: np.ndarray, maps: GetMaps) -> None:

@@ -5,11 +5,17 @@ from dataclasses import replace
 import jax
 import pytest
 
-from configs import camvid_w18s, coco_pose_w32
+from configs import camvid_w18s, coco_pose_w32, mpii_pose_w32
 from configs.loading import plain_values
 from data_pipelines import DataConfig, DataError
+from data_pipelines.builders import make_builder, prepare
+from gsto_jax import UserError
 from gsto_jax.devices import processes
+from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.runs.tasks import task_from_config
 from modes import run_setup
+from tests.data_pipelines.downloads_trees import write_tree
+from tests.data_pipelines.mpii_trees import mpii_files
 
 
 @pytest.fixture
@@ -51,3 +57,16 @@ def test_data_options_are_validated_first():
     config.data.keypoints.skeleton = (1, 2)  # of which the task makes pairs
     with pytest.raises(DataError, match=r"config\.data\.keypoints\.skeleton must be"):
         run_setup.parse_config(config)
+
+
+def test_missing_head_boxes(tmp_path):
+    """The evaluation set is refused when it is built, before training."""
+    values = plain_values(mpii_pose_w32.get_config())
+    values["model"]["variant"] = "mini"
+    data = DataConfig(**values["data"] | {"root": str(tmp_path / "sets"), "eval_split": "train"})
+    source = write_tree(tmp_path / "downloads", mpii_files())
+    prepare(make_builder(data), source, tmp_path / "sets", partial=True)
+    task, mesh = task_from_config(values), make_mesh(jax.devices()[:1])
+    with pytest.raises(UserError, match=r"config\.pose\.metric .*head boxes"):
+        run_setup.make_pose_eval_set(task, data, mesh)
+    run_setup.make_pose_eval_set(task, replace(data, eval_split="val"), mesh)
