@@ -1,6 +1,7 @@
 """Keypoint tables of datasets: joint names, flip pairs, skeleton and OKS deviations."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,16 @@ MPII = KeypointTable(
 _FINGERS = ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger")
 _HAND = ("hand_root", *(f"{finger}{n}" for finger in _FINGERS for n in range(1, 5)))
 _FOOT = ("big_toe", "small_toe", "heel")
-_FEET, _FACE, _LEFT_HAND, _RIGHT_HAND = 17, 23, 91, 112
+WHOLEBODY_PARTS = {
+    "foot": 2 * len(_FOOT),
+    "face": 68,
+    "lefthand": len(_HAND),
+    "righthand": len(_HAND),
+}
+"""Number of joints of the parts that COCO-WholeBody adds to the body, in order."""
+_FEET, _FACE, _LEFT_HAND, _RIGHT_HAND, _ = accumulate(
+    WHOLEBODY_PARTS.values(), initial=len(COCO_KEYPOINTS.names)
+)
 _MIRRORED_FACE = (
     *((n, 16 - n) for n in range(8)),
     *((n, 43 - n) for n in range(17, 22)),
@@ -104,7 +114,7 @@ COCO_WHOLEBODY = KeypointTable(
     names=(
         *COCO_KEYPOINTS.names,
         *(f"{side}_{name}" for side in ("left", "right") for name in _FOOT),
-        *(f"face_{n}" for n in range(68)),
+        *(f"face_{n}" for n in range(WHOLEBODY_PARTS["face"])),
         *(f"{side}_{name}" for side in ("left", "right") for name in _HAND),
     ),
     flip_pairs=(
@@ -144,5 +154,5 @@ COCO_WHOLEBODY = KeypointTable(
     upper_body=COCO_KEYPOINTS.upper_body,
     lower_body=tuple(range(11, _FACE)),
 )
-"""Joints of body, feet, face (68 landmarks), left and right hand. Face and hands are part of no
-half body, of whose center they would be most joints."""
+"""Joints of body, feet, face (68 landmarks), left and right hand. Face and hands belong to
+neither half: their many joints would dominate its center."""

@@ -76,6 +76,15 @@ class Builder(ABC):
         """Returns the number of examples, in `unit`, of some items."""
         return len(items)
 
+    def describe_incomplete(self, counts: Mapping[str, int]) -> str:
+        """Describes how `counts` differ from the published ones; "" if they do not."""
+        differences = [
+            f"{split} has {counts.get(split, 0)} of {published}"
+            for split, published in self.counts.items()
+            if counts.get(split, 0) != published
+        ]
+        return f"{'; '.join(differences)} {self.unit}" if differences else ""
+
     def fingerprint(self, item: Item) -> str:
         """Returns text that changes when an item changes, without reading its files."""
         return item.name

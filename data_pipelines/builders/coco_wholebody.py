@@ -8,22 +8,21 @@ from typing import Any
 from data_pipelines.builders.coco_keypoints import CocoKeypointsBuilder
 from data_pipelines.errors import DataError
 from data_pipelines.files.archives import Downloads
-from data_pipelines.keypoints import COCO_KEYPOINTS, COCO_WHOLEBODY
+from data_pipelines.keypoints import COCO_KEYPOINTS, COCO_WHOLEBODY, WHOLEBODY_PARTS
 from data_pipelines.sources.coco_entries import are_numbers
 from data_pipelines.sources.coco_file import read_entries
 
-_PARTS = {
-    "foot_kpts": ("foot_valid", 6),
-    "face_kpts": ("face_valid", 68),
-    "lefthand_kpts": ("lefthand_valid", 21),
-    "righthand_kpts": ("righthand_valid", 21),
-}
-"""Flag and number of joints of each part, which follow the body's joints in this order."""
+_FILES = {split: f"coco_wholebody_{split}_v1.0.json" for split in ("train", "val")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class WholeBodyBuilder(CocoKeypointsBuilder):
     """Makes records as `CocoKeypointsBuilder`, with the 133 joints of all parts as keypoints."""
+
+    def describe_incomplete(self, counts: Mapping[str, int]) -> str:
+        """See `Builder.describe_incomplete`: no counts of persons are published."""
+        missing = [name for split, name in _FILES.items() if split not in counts]
+        return f"it lacks {' and '.join(missing)}" if missing else ""
 
     def read_content(self, downloads: Downloads, name: str) -> Any:
         """See `CocoKeypointsBuilder.read_content`."""
@@ -52,7 +51,8 @@ def join_parts(entry: Mapping[str, Any], location: str) -> list[float]:
     if not isinstance(keypoints, list) or len(keypoints) != body:
         raise DataError(f"{location}: keypoints must be {body} numbers; got {keypoints!r:.60}.")
     joined = list(keypoints)
-    for name, (flag, count) in _PARTS.items():
+    for part, count in WHOLEBODY_PARTS.items():
+        name, flag = f"{part}_kpts", f"{part}_valid"
         values = entry.get(name)
         if not isinstance(values, list) or not are_numbers(values, 3 * count):
             raise DataError(
@@ -70,11 +70,11 @@ coco_wholebody = partial(
     WholeBodyBuilder,
     name="coco_wholebody",
     homepage="https://github.com/jin-s13/COCO-WholeBody",
-    counts={},  # of persons with a labeled joint in any part: not published
+    counts={},
     unit="persons",
     storages=("files",),
     shard_size=1024,
     file_pattern=r"coco_wholebody_(?P<split>train|val)_v1\.0\.json",
-    expected_files="coco_wholebody_train_v1.0.json, coco_wholebody_val_v1.0.json, train2017.zip and"
-    " val2017.zip, or the folders train2017/ and val2017/",
+    expected_files=f"{', '.join(_FILES.values())}, train2017.zip and val2017.zip, or the folders"
+    " train2017/ and val2017/",
 )

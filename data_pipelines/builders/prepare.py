@@ -118,7 +118,7 @@ def _find_items(builder: Builder, downloads: Downloads, partial: bool) -> dict[s
                     f" {first_few([*map(repr, invalid)])}. Rename their files."
                 )
         counts = {split: builder.count(split_items) for split, split_items in items.items()}
-        if not partial and (differences := _compare_counts(builder, counts)):
+        if not partial and (differences := builder.describe_incomplete(counts)):
             raise DataError(
                 f"{downloads.source} is not all of {builder.name}: {differences}. Complete the"
                 " download, or pass --partial to build the records that are present."
@@ -128,16 +128,6 @@ def _find_items(builder: Builder, downloads: Downloads, partial: bool) -> dict[s
         if downloads.broken:  # the missing files may be in there
             raise DataError(downloads.broken[0]) from error
         raise
-
-
-def _compare_counts(builder: Builder, counts: dict[str, int]) -> str:
-    """Describes how the number of examples differs from the published one; "" if it does not."""
-    differences = [
-        f"{split} has {counts.get(split, 0)} of {published}"
-        for split, published in builder.counts.items()
-        if counts.get(split, 0) != published
-    ]
-    return f"{'; '.join(differences)} {builder.unit}" if differences else ""
 
 
 def _check_existing(
@@ -159,7 +149,7 @@ def _check_existing(
             f"{final} contains the dataset with storage {existing_storage!r}: {remedy}."
         )
     check_tiles(final, builder.decode_options)
-    if not partial and (differences := _compare_counts(builder, counts)):
+    if not partial and (differences := builder.describe_incomplete(counts)):
         raise DataError(
             f"{final} is not all of {builder.name}: {differences}. It was built with --partial:"
             f" {remedy}."

@@ -89,6 +89,18 @@ def test_missing_files(tmp_path):
         prepare(builder, tmp_path / "downloads", tmp_path / "sets")
 
 
+def test_incomplete_download(tmp_path):
+    files = wholebody_files(whole_person(1, 1))
+    val = "coco_wholebody_val_v1.0.json"
+    source = write_tree(tmp_path / "downloads", {x: y for x, y in files.items() if x != val})
+    builder = make_builder(DataConfig(**plain_values(wholebody_pose_w32.get_config())["data"]))
+    with pytest.raises(DataError, match=r"lacks coco_wholebody_val_v1\.0\.json"):
+        prepare(builder, source, tmp_path / "sets")
+    prepare(builder, source, tmp_path / "sets", partial=True)
+    with pytest.raises(DataError, match=r"lacks coco_wholebody_val_v1\.0\.json"):
+        prepare(builder, source, tmp_path / "sets")
+
+
 def test_table():
     table = COCO_WHOLEBODY
     assert len(set(table.names)) == len(table.sigmas) == 133

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from configs import wholebody_pose_w32
+from data_pipelines.keypoints import COCO_KEYPOINTS, WHOLEBODY_PARTS
 from gsto_jax import UserError
 from gsto_jax.config import PoseConfig
 from gsto_jax.pose.eval_set import PoseEvalSet, Predictions
 from gsto_jax.pose.metrics import to_coco_results
 from gsto_jax.pose.results import read_evaluation
 from gsto_jax.pose.scores import WHOLEBODY_SCORES
-from gsto_jax.pose.wholebody import evaluate_wholebody
+from gsto_jax.pose.wholebody import PARTS, evaluate_wholebody
 from gsto_jax.runs.tasks import task_from_config
 from tests.gsto_jax.noisy_poses import poses_from_annotations
 
@@ -35,6 +36,10 @@ def persons(count=3):
         entry = {"id": n + 1, "image_id": n, "category_id": 1, "area": 2e4, "bbox": box}
         result.append(entry | {"keypoints": joints.ravel().tolist()})
     return result
+
+
+def test_parts_are_those_of_the_data():
+    assert [*PARTS.items()] == [("body", len(COCO_KEYPOINTS.names)), *WHOLEBODY_PARTS.items()]
 
 
 def evaluate(poses, people):
