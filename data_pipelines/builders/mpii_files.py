@@ -116,7 +116,7 @@ def parse_release(data: bytes, name: str) -> tuple[list[MpiiPerson], list[str]]:
       The persons with center, scale, head box and joints, and messages about others.
 
     Raises:
-      DataError: the file is damaged or another one.
+      DataError: the file is damaged or another one, or a person is invalid.
     """
     persons: list[MpiiPerson] = []
     lacking: Counter[str] = Counter()
@@ -127,11 +127,14 @@ def parse_release(data: bytes, name: str) -> tuple[list[MpiiPerson], list[str]]:
         )
         for annotation in annotations[is_train == 1]:
             (image,) = _structs(annotation, "image")
+            image_name = str(_get(image, "name"))
             for rectangle in _structs(annotation, "annorect"):
                 if missing := _missing_field(rectangle):
                     lacking[missing] += 1
                 else:
-                    persons.append(_parse_rectangle(str(_get(image, "name")), rectangle))
+                    persons.append(_parse_rectangle(image_name, rectangle, name))
+    except DataError:
+        raise
     except (ValueError, TypeError, LookupError) as error:
         raise DataError(
             f"{name} is not the release's annotation file ({error}). Download"
@@ -152,7 +155,17 @@ def _missing_field(rectangle: Any) -> str:
     return ""
 
 
-def _parse_rectangle(image: str, rectangle: Any) -> MpiiPerson:
+def _parse_rectangle(image: str, rectangle: Any, name: str) -> MpiiPerson:
+    """Parses a person of a release file. Raises DataError that names the image."""
+    try:
+        return _read_person(image, rectangle)
+    except (ValueError, TypeError, LookupError) as error:
+        raise DataError(
+            f"{name}: a person of {image} is invalid ({error}). Correct or remove it."
+        ) from None
+
+
+def _read_person(image: str, rectangle: Any) -> MpiiPerson:
     (center,), (points,) = (_structs(rectangle, field) for field in ("objpos", "annopoints"))
     keypoints: list[Keypoint] = [(0.0, 0.0, 0)] * _NUM_JOINTS
     for point in _structs(points, "point"):

@@ -75,6 +75,11 @@ def test_release(tmp_path):
     }
 
 
+def test_number_that_is_not_finite(tmp_path):
+    with pytest.raises(DataError, match=r"u12_1\.mat: a person of a\.jpg .*scale is nan"):
+        build(tmp_path, release_files(extra=[rectangle(5, scale=np.nan)]))
+
+
 def changed(name, content):
     return {name: content if isinstance(content, bytes) else json.dumps(content).encode()}
 
