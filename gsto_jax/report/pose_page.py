@@ -62,7 +62,9 @@ def comparison_page(run: PoseRun, baseline: PoseRun) -> str:
     warnings += difference_warning("protocol", *map(_protocol, records))
     warnings += difference_warning("step", *(x.get("step", "unknown") for x in records))
     warnings += option_warnings(run, baseline, "data.keypoints.sigmas")
-    scores = find_score_set(records[0]) or COCO_SCORES
+    score_sets = [find_score_set(x) or COCO_SCORES for x in records]
+    warnings += difference_warning("metrics", *(x.title for x in score_sets))
+    scores = score_sets[0]
     rows = metric_rows(records, tuple((name, name) for name in scores.descriptions))
     return render(
         "pose_comparison.html",

@@ -74,6 +74,13 @@ def test_pckh_page(tmp_path):
     assert [line[0] for line in page.tables["scores"][1:]] == [*PCKH_SCORES.descriptions]
 
 
+def test_metrics_warning(runs, tmp_path):
+    run = copy(runs[1], tmp_path)
+    evaluate_poses(run, scores=PCKH_SCORES)
+    page = Page(write_report(runs[0], tmp_path / "page.html", run))
+    assert "differ in their metrics: COCO metrics and PCKh." in page.text
+
+
 def test_upper_bounds(tmp_path):
     for name, ceiling, text in (
         ("whole", 1.0, "an AP of 100.00, so the heatmap resolution costs nothing."),
