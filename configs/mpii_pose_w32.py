@@ -4,7 +4,8 @@
     python main.py --config=configs/mpii_pose_w32.py
 
 DOWNLOADS holds `images/` and the split files `train.json`, `valid.json` and `gt_valid.mat`, or the
-release's `mpii_human_pose_v1_u12_1.mat` (docs/pose.md).
+release's `mpii_human_pose_v1_u12_1.mat` (prepare with `--partial`, and train with
+`--config.data.val_fraction=0.1`; see docs/pose.md).
 """
 
 from ml_collections import ConfigDict
