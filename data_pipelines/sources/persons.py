@@ -140,7 +140,7 @@ class PersonSource:
         return (
             *self.notes,
             f"none of {len(self._used_records)} images of {self.split} has a {self.category.name}"
-            " with a labeled joint: there will be no AP",
+            " with a labeled joint: there will be no score",
         )
 
     def __len__(self) -> int:

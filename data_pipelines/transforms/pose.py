@@ -60,10 +60,11 @@ class PersonCrop(grain.transforms.RandomMap):
         center, frame = box_to_frame(element["box"], self.crop, self.padding)
         joints, visible = element["joints"].astype(np.float64), element["visible"]
         middle, size = self._half_frame(joints, visible > 0, rng) or (center, frame)
-        factor, rotation = self._draw(rng)
+        factor, rotation = self._draw_scale_and_rotation(rng)
         matrix = frame_to_crop(middle, size * factor, rotation, self.crop, self.udp)
         if self.flip and rng.integers(2):
-            # About w / 2, not (w - 1) / 2: the center stays in place, as in the published recipe.
+            # As published about w / 2, which keeps the center in place; with UDP about (w - 1) / 2,
+            # as the image is flipped.
             end = self.crop[1] - 1 if self.udp else self.crop[1]
             matrix = matrix * [[-1], [1]] + [[0, 0, end], [0, 0, 0]]
             order = np.arange(len(joints))
@@ -89,7 +90,7 @@ class PersonCrop(grain.transforms.RandomMap):
             "augment_seed": np.uint32(rng.integers(2**32)),
         }
 
-    def _draw(self, rng: np.random.Generator) -> tuple[float, float]:
+    def _draw_scale_and_rotation(self, rng: np.random.Generator) -> tuple[float, float]:
         """Returns a factor of the crop's size and a rotation in degrees."""
         if self.distribution == "uniform":
             return 1 + self.scale * rng.uniform(-1, 1), self.rotation * rng.uniform(-1, 1)

@@ -14,8 +14,8 @@ class PoseConfig(Section, prefix="pose", role=RUNTIME):
         "Metrics of the evaluation",
         choices={
             "coco": "COCO's average precision and recall",
-            "pckh": "MPII's PCKh, of persons with head boxes",
-            "wholebody": "COCO's of each part of COCO-WholeBody's 133 joints",
+            "pckh": "MPII's PCKh; annotations need head boxes",
+            "wholebody": "COCO's metrics for each part of COCO-WholeBody's 133 joints",
         },
     )
     sigma: float = option(

@@ -74,9 +74,9 @@ def evaluate_pckh(
     labeled = truth[..., 2] > 0
     counted = labeled & ~np.isin(joints, _EXCLUDED)
 
-    def fraction(threshold: float, of: np.ndarray) -> float:
+    def fraction(threshold: float, selected: np.ndarray) -> float:
         is_near = distance <= threshold * sizes[:, None]
-        return float(is_near[of].mean()) if of.any() else float("nan")
+        return float(is_near[selected].mean()) if selected.any() else float("nan")
 
     def joint_fraction(name: str) -> float:
         return fraction(_THRESHOLD, labeled & np.isin(joints, name))

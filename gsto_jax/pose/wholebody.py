@@ -41,8 +41,8 @@ def evaluate_wholebody(
 ) -> dict[str, float]:
     """Computes average precision and recall of each part.
 
-    A part is scored by OKS of its joints, with the area of the person; persons of which none of its
-    joints is labeled are ignored. Values of "hand" are the means of both hands, as published.
+    A part is scored by OKS of its joints, with the area of the person. Persons without a labeled
+    joint of the part are ignored. Values of "hand" are the means of both hands, as published.
 
     Args:
       results: as of `gsto_jax.pose.metrics.to_coco_results`, with 133 joints.
