@@ -9,7 +9,7 @@ ImageNet weights: give a file as `--config.init_from` (docs/weights.md).
 
 from ml_collections import ConfigDict
 
-from configs import base, cityscapes_w18s
+from configs import base
 from data_pipelines.class_tables.ade20k import ADE20K
 
 
@@ -24,8 +24,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def set_ade20k(config: ConfigDict) -> None:
     """Sets the recipe: 120 epochs of 16 crops of 520x520, scaled by 0.5 to 1.6, with OHEM.
 
-    Tests slide windows of the crop's size over images of long side 520, which fit into one.
+    Tests slide windows of the crop's size over images of long side 520, which fit into one. HRNet's
+    first resize, to a short side of 520, is left out.
     """
+    # As HRNet's OCR branch, the only one with ADE20K.
+    config.model.align_corners, config.model.bn_momentum = True, 0.9
+
     config.loss.terms = (("ohem", 1.0),)
     config.loss.ohem_min_kept = 32768  # the published 131072 is per four images
 
@@ -39,9 +43,7 @@ def set_ade20k(config: ConfigDict) -> None:
     config.eval.window, config.eval.pad = "slide", "black"
 
     base.set_prepared(config, ADE20K.name)
-    config.data.classes = ADE20K.names
-    config.data.palette = ADE20K.palette
-    config.data.id_map = ADE20K.id_map
+    base.set_class_table(config, ADE20K)
     config.data.crop = (520, 520)
     config.data.base_size = 520
     config.data.num_scales = 12
@@ -55,7 +57,8 @@ def set_multi_scale(config: ConfigDict) -> None:
 
 def set_ocr(config: ConfigDict) -> None:
     """Adds object-contextual representations (docs/context.md); crops are scaled by up to 2.1."""
-    cityscapes_w18s.set_ocr(config)
+    config.name += "-ocr"
+    config.model.hrnet.head = "ocr"
     config.data.num_scales = 17
 
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, FieldReference
 
 from data_pipelines.config import DataConfig
 from data_pipelines.keypoints import KeypointTable
+from data_pipelines.labels import ClassTable
 from gsto_jax.config import Config, Section, iter_options
 
 PREPARED = "~/gsto_data"
@@ -99,6 +100,13 @@ def set_prepared(config: ConfigDict, name: str) -> None:
     config.data.source = "tfds"
     config.data.root = PREPARED
     config.data.name = name
+
+
+def set_class_table(config: ConfigDict, table: ClassTable) -> None:
+    """Sets the names and colors of the classes, and the train id of each id in the label files."""
+    config.data.classes = table.names
+    config.data.palette = table.palette
+    config.data.id_map = table.id_map
 
 
 def set_keypoints(config: ConfigDict, table: KeypointTable) -> None:

@@ -28,9 +28,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.eval.batch_size = 4
 
     config.data.list_file = "{split}.txt"
-    config.data.classes = CAMVID.names
-    config.data.palette = CAMVID.palette
-    config.data.id_map = CAMVID.id_map
+    base.set_class_table(config, CAMVID)
     config.data.crop = (240, 320)
     config.data.num_scales = 16
     return base.apply_arguments(config, arg)

@@ -32,9 +32,7 @@ def set_cityscapes(config: ConfigDict) -> None:
     config.eval.stride, config.eval.edge, config.eval.pad = 1.0, "shift", "black"
 
     base.set_prepared(config, "cityscapes")
-    config.data.classes = CITYSCAPES.names
-    config.data.palette = CITYSCAPES.palette
-    config.data.id_map = CITYSCAPES.id_map
+    base.set_class_table(config, CITYSCAPES)
     config.data.class_weights = CITYSCAPES.weights
     config.data.categories = CITYSCAPES.categories
     config.data.instance_sizes = CITYSCAPES.instance_sizes

@@ -4,8 +4,8 @@
     python main.py --config=configs/coco_stuff_w18s.py
 
 DOWNLOADS holds `train2017.zip`, `val2017.zip` and `stuffthingmaps_trainval2017.zip`, or their
-contents. mmsegmentation has no HRNet on it; its scores start from ImageNet weights: give a file as
-`--config.init_from` (docs/weights.md).
+contents. mmsegmentation publishes no HRNet on this dataset; its other networks start from ImageNet
+weights: give a file as `--config.init_from` (docs/weights.md).
 """
 
 from ml_collections import ConfigDict
@@ -29,6 +29,4 @@ def set_coco_stuff(config: ConfigDict) -> None:
     config.train.steps = 80000
     base.set_prepared(config, COCO_STUFF.name)
     config.data.orientation = "stored"  # as for all of COCO
-    config.data.classes = COCO_STUFF.names
-    config.data.palette = COCO_STUFF.palette
-    config.data.id_map = COCO_STUFF.id_map
+    base.set_class_table(config, COCO_STUFF)

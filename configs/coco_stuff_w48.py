@@ -4,8 +4,8 @@
     python main.py --config=configs/coco_stuff_w48.py
 
 DOWNLOADS holds `train2017.zip`, `val2017.zip` and `stuffthingmaps_trainval2017.zip`, or their
-contents. mmsegmentation has no HRNet on it; its scores start from ImageNet weights: give a file as
-`--config.init_from` (docs/weights.md).
+contents. mmsegmentation publishes no HRNet on this dataset; its other networks start from ImageNet
+weights: give a file as `--config.init_from` (docs/weights.md).
 """
 
 from ml_collections import ConfigDict

@@ -28,9 +28,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.eval.flip = True
 
     base.set_prepared(config, "lip")
-    config.data.classes = LIP.names
-    config.data.palette = LIP.palette
-    config.data.id_map = LIP.id_map
+    base.set_class_table(config, LIP)
     config.data.flip_pairs = LIP.flip_pairs
     config.data.crop = (473, 473)
     config.data.fixed_size = (473, 473)

@@ -3,9 +3,9 @@
     python main.py --mode=prepare --config=configs/mapillary_w18s.py --source=DOWNLOADS
     python main.py --config=configs/mapillary_w18s.py
 
-DOWNLOADS holds the zip of Mapillary Vistas 1.2 or 2.0, or its contents. mmsegmentation has no HRNet
-on it; its scores start from ImageNet weights: give a file as `--config.init_from`
-(docs/weights.md).
+DOWNLOADS holds the zip of Mapillary Vistas 1.2 or 2.0, or its contents. mmsegmentation
+publishes no HRNet on this dataset; its other networks start from ImageNet weights: give a file as
+`--config.init_from` (docs/weights.md).
 """
 
 from ml_collections import ConfigDict
@@ -33,8 +33,6 @@ def set_mapillary(config: ConfigDict) -> None:
     config.train.steps = 240000
     config.eval.pad_to = 128
     base.set_prepared(config, MAPILLARY.name)
-    config.data.classes = MAPILLARY.names
-    config.data.palette = MAPILLARY.palette
-    config.data.id_map = MAPILLARY.id_map
+    base.set_class_table(config, MAPILLARY)
     config.data.crop = (512, 1024)
     config.data.base_size = 1365

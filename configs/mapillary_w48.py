@@ -3,9 +3,9 @@
     python main.py --mode=prepare --config=configs/mapillary_w48.py --source=DOWNLOADS
     python main.py --config=configs/mapillary_w48.py
 
-DOWNLOADS holds the zip of Mapillary Vistas 1.2 or 2.0, or its contents. mmsegmentation has no HRNet
-on it; its scores start from ImageNet weights: give a file as `--config.init_from`
-(docs/weights.md).
+DOWNLOADS holds the zip of Mapillary Vistas 1.2 or 2.0, or its contents. mmsegmentation
+publishes no HRNet on this dataset; its other networks start from ImageNet weights: give a file as
+`--config.init_from` (docs/weights.md).
 """
 
 from ml_collections import ConfigDict

@@ -44,6 +44,4 @@ def set_classes(config: ConfigDict, count: str) -> None:
         raise ValueError(f":classes= must be one of {', '.join(_CLASS_TABLES)}; got {count!r}")
     table = _CLASS_TABLES[count]
     config.name = config.name.replace("-60", "") + ("-60" if count == "60" else "")
-    config.data.classes = table.names
-    config.data.palette = table.palette
-    config.data.id_map = table.id_map
+    base.set_class_table(config, table)

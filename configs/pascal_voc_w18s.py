@@ -28,9 +28,7 @@ def set_pascal_voc(config: ConfigDict) -> None:
     config.train.steps = 40000
     base.set_prepared(config, PASCAL_VOC.name)
     config.data.train_split = "trainaug"
-    config.data.classes = PASCAL_VOC.names
-    config.data.palette = PASCAL_VOC.palette
-    config.data.id_map = PASCAL_VOC.id_map
+    base.set_class_table(config, PASCAL_VOC)
 
 
 def set_mmsegmentation(config: ConfigDict) -> None:

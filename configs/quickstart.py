@@ -32,8 +32,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.train_size = 400
     config.data.eval_size = 100
     config.data.image_size = (128, 256)
-    config.data.classes = SCENES.names
-    config.data.palette = SCENES.palette
+    base.set_class_table(config, SCENES)
     config.data.crop = (96, 128)
     config.data.scale_min = 0.8
     config.data.num_scales = 5

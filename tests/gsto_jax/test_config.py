@@ -126,6 +126,9 @@ def test_dataset_arguments():
     assert both.name == "cityscapes_w48-trainval-ohem"
     model = load("cityscapes_w48", "ocr")[0].model
     assert (model.hrnet.head, model.align_corners, model.bn_momentum) == ("ocr", True, 0.9)
+    for arg, head in ((None, "v2"), ("ocr", "ocr")):
+        model = load("ade20k_w48", arg)[0].model
+        assert (model.hrnet.head, model.align_corners, model.bn_momentum) == (head, True, 0.9)
     assert load("ade20k_w18s", "ms")[0].eval.scales == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
     ocr = load("ade20k_w48", "ocr")[0]
     assert (ocr.name, ocr.model.hrnet.head, ocr.data.num_scales) == ("ade20k_w48-ocr", "ocr", 17)
