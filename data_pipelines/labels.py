@@ -118,6 +118,13 @@ def voc_palette(count: int) -> tuple[Color, ...]:
     return tuple((channel(n, 0), channel(n, 1), channel(n, 2)) for n in range(count))
 
 
+def parse_named_colors(text: str) -> tuple[tuple[str, ...], tuple[Color, ...]]:
+    """Parses the names and RGB colors of `NAME RED GREEN BLUE; NAME RED GREEN BLUE; ...`."""
+    rows = [entry.split() for entry in text.split(";")]
+    names = tuple(" ".join(words) for *words, _, _, _ in rows)
+    return names, tuple((int(red), int(green), int(blue)) for *_, red, green, blue in rows)
+
+
 def pack_color(color: Sequence[int]) -> int:
     """Returns an RGB color as 0xRRGGBB."""
     return color[0] << 16 | color[1] << 8 | color[2]

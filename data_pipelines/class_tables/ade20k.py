@@ -3,7 +3,7 @@
 Names are the first ones in the official objectInfo150.txt, colors those of the official color150.
 """
 
-from data_pipelines.labels import IGNORE_LABEL, ClassTable
+from data_pipelines.labels import IGNORE_LABEL, ClassTable, parse_named_colors
 
 # Name and RGB color, in the order of the ids 1 to 150. Road and skyscraper share a color.
 _TEXT = """\
@@ -39,12 +39,12 @@ fan 0 245 255; pier 71 0 255; crt screen 122 0 255; plate 0 255 184; monitor 0 9
 bulletin board 184 255 0; shower 0 133 255; radiator 255 214 0; glass 25 194 194;
 clock 102 255 0; flag 92 0 255"""
 
-_ROWS = [entry.split() for entry in _TEXT.split(";")]
+_NAMES, _PALETTE = parse_named_colors(_TEXT)
 
 ADE20K = ClassTable(
     name="ade20k",
-    names=tuple(" ".join(words[:-3]) for words in _ROWS),
-    palette=tuple((int(red), int(green), int(blue)) for *_, red, green, blue in _ROWS),
+    names=_NAMES,
+    palette=_PALETTE,
     # 0 is any other object.
-    id_map=((0, IGNORE_LABEL), *((n + 1, n) for n in range(len(_ROWS)))),
+    id_map=((0, IGNORE_LABEL), *((n + 1, n) for n in range(150))),
 )

@@ -1,6 +1,6 @@
 """The 65 classes of Mapillary Vistas 1.2, with the names and colors of its config_v1.2.json."""
 
-from data_pipelines.labels import IGNORE_LABEL, ClassTable
+from data_pipelines.labels import IGNORE_LABEL, ClassTable, parse_named_colors
 
 # Name and RGB color, in the order of the ids 0 to 64; 65 is unlabeled.
 _TEXT = """\
@@ -21,11 +21,11 @@ Trash Can 140 140 20; Bicycle 119 11 32; Boat 150 0 255; Bus 0 60 100; Car 0 0 1
 Caravan 0 0 90; Motorcycle 0 0 230; On Rails 0 80 100; Other Vehicle 128 64 64; Trailer 0 0 110;
 Truck 0 0 70; Wheeled Slow 0 0 192; Car Mount 32 32 32; Ego Vehicle 120 10 10"""
 
-_ROWS = [entry.split() for entry in _TEXT.split(";")]
+_NAMES, _PALETTE = parse_named_colors(_TEXT)
 
 MAPILLARY = ClassTable(
     name="mapillary",
-    names=tuple(" ".join(words[:-3]) for words in _ROWS),
-    palette=tuple((int(red), int(green), int(blue)) for *_, red, green, blue in _ROWS),
-    id_map=(*((n, n) for n in range(len(_ROWS))), (len(_ROWS), IGNORE_LABEL)),
+    names=_NAMES,
+    palette=_PALETTE,
+    id_map=(*((n, n) for n in range(65)), (65, IGNORE_LABEL)),
 )
