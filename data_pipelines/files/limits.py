@@ -2,11 +2,11 @@
 
 import re
 
-MAX_TEXT_BYTES = 2**30
-"""Maximum size of a JSON, list or .mat file. COCO's largest annotation file has 2**28 bytes, and
-COCO-WholeBody adds 116 joints to each of its persons."""
-MAX_FILE_BYTES = 2**30
-"""Maximum size of an archive member that is read into memory."""
+MAX_TEXT_BYTES = 2**31
+"""Maximum size of a JSON or .mat file. COCO's largest annotation file has 2**28 bytes; those of
+COCO-WholeBody have 116 more joints for each person and may have nearly 2**30."""
+MAX_FILE_BYTES = MAX_TEXT_BYTES
+"""Maximum size of an archive member that is read into memory; the largest are JSON files."""
 MAX_EXPANSION_RATIO = 100
 """Maximum expanded size of a nested archive, relative to its packed size. Deflate reaches 1032;
 images, which are compressed already, about 1."""
