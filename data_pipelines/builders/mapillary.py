@@ -15,7 +15,7 @@ _LABEL_NAMES = (*MAPILLARY.names, "Unlabeled")
 
 @dataclass(frozen=True, kw_only=True)
 class MapillaryBuilder(SplitFoldersBuilder):
-    """Images with labels, whose ids the dataset's JSON file names."""
+    """Builder of Mapillary Vistas, which checks the class names in the dataset's JSON file."""
 
     def items(self, downloads: Downloads) -> dict[str, list[Item]]:
         """See `Builder.items`. Raises DataError if the JSON file has other classes."""

@@ -24,8 +24,7 @@ _NAME = r"(?P<name>\d{4}_\d{6})"
 class PascalVOCBuilder(SegmentationBuilder):
     """Splits train and val of VOC 2012, and aug: the images of SBD in neither of them.
 
-    SBD's labels come from `cls/*.mat`, or from the PNGs in `SegmentationClassAug/` that others made
-    of them.
+    SBD's labels come from `cls/*.mat`, or from `SegmentationClassAug/`, the same labels as PNGs.
     """
 
     def items(self, downloads: Downloads) -> dict[str, list[Item]]:

@@ -19,8 +19,8 @@ class SplitFoldersBuilder(SegmentationBuilder):
 
     Attributes:
       images: regular expression of the paths of images, with the groups `split` and `name`.
-      labels: that of the paths of labels.
-      splits: name of the split by what the group `split` matches.
+      labels: regular expression of the paths of labels, with the same groups.
+      splits: split name for each value of the group `split`.
       expected: the files that the downloads must contain, for error messages.
     """
 

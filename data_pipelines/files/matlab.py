@@ -63,7 +63,7 @@ def read_structs(data: bytes, variable: str, fields: Sequence[str]) -> list[tupl
 
 
 def read_struct(data: bytes, variable: str) -> np.ndarray:
-    """Reads a struct with all that it contains, as scipy does; singleton dimensions are dropped.
+    """Reads a struct with its nested fields, as scipy returns them without singleton dimensions.
 
     Raises:
       ValueError: no such variable, damaged, or larger than `MAX_TEXT_BYTES`.

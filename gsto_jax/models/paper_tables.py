@@ -30,7 +30,7 @@ TITLES = {
     11: "unknown",
 }
 """What each table of the paper compares."""
-_ASSUMED = "That this is the number of the table is assumed."
+_ASSUMED = "We assume that the paper gives this table this number."
 TABLE_NOTES = {
     1: "Trained on synthetic scenes with a narrow network instead: docs/reproduction.md.",
     4: "The authors' own runs of HRNetV2 scored 75.9 (W18) and 80.2 (W48).",
