@@ -1,9 +1,6 @@
-"""Runs Python commands in forks of a process that has imported the program's packages.
+"""Runs `main.py` in forks of a process that has imported the program's packages.
 
-python -m tests.fork_server SOCKET
-
-Messages arrive at the socket of this file descriptor. Each starts a command, or asks for its exit
-status.
+Each line of the standard input is an order in JSON; the answer is a line with the exit status.
 """
 
 import atexit
@@ -12,92 +9,77 @@ import importlib
 import json
 import os
 import runpy
-import socket
 import sys
+import threading
 import traceback
 import warnings
 
 PACKAGES = ("absl.app", "jax", "ml_collections.config_flags", "optax", "orbax.checkpoint")
+"""Packages that take seconds to import."""
 MODES = ("audit", "describe", "eval", "explain", "export", "predict_checkpoint", "prepare")
 MODES += ("report", "train")
-MAX_BYTES = 2**20
-BEFORE = dict(os.environ)
+"""Modes whose packages are imported too."""
+INITIAL_ENVIRONMENT = dict(os.environ)
 """Environment before the packages were imported."""
-
-
-def execute(arguments):
-    """Runs the command `python ARGUMENTS`."""
-    kind, *rest = arguments
-    if kind == "-m":
-        sys.argv = rest
-        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
-    elif kind == "-c":
-        sys.argv = [kind, *rest[1:]]
-        exec(rest[0], {"__name__": "__main__"})
-    else:
-        sys.argv = arguments
-        runpy.run_path(kind, run_name="__main__")
 
 
 def set_environment(variables):
     """Sets environment variables, except those that packages set when they were imported.
 
-    JAX read its options from them then, so they are set too.
+    JAX read its options from them then, so those that changed are set too.
     """
     import jax
 
-    changed = {name for name, _ in BEFORE.items() ^ variables.items()}
+    changed = {name for name, _ in INITIAL_ENVIRONMENT.items() ^ variables.items()}
     for name in changed:
         os.environ.pop(name, None)
     os.environ.update({name: variables[name] for name in changed & variables.keys()})
-    for name in map(str.lower, changed):
-        if name.startswith("jax_") and hasattr(jax.config, name):
-            value, old = variables.get(name.upper()), getattr(jax.config, name)
-            jax.config.update(name, value if None in (value, old) else type(old)(value))
+    for name in changed & variables.keys():
+        option = name.lower()
+        if option.startswith("jax_") and hasattr(jax.config, option):
+            value, old = variables[name], getattr(jax.config, option)
+            if isinstance(old, bool):
+                value = value.lower() in ("1", "true", "yes", "on")
+            elif old is not None:
+                value = type(old)(value)
+            jax.config.update(option, value)
 
 
-def run_child(order, outputs):
-    """Runs a command in this process, and ends it."""
-    os.chdir(order["cwd"])
-    for number, file in enumerate([os.open(os.devnull, os.O_RDONLY), *outputs]):
-        os.dup2(file, number)
+def run_child(main, arguments, cwd, environment, *outputs):
+    """Runs a command line in this process, and ends it as Python does."""
     code = 0
     try:
-        set_environment(order["environment"])
-        execute(order["arguments"])
+        for number, name in enumerate([os.devnull, *outputs]):
+            os.dup2(os.open(name, os.O_RDWR), number)
+        os.chdir(cwd)
+        set_environment(environment)
+        sys.argv = [main, *arguments]
+        runpy.run_path(main, run_name="__main__")
     except SystemExit as end:
-        code = end.code or 0
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        code = 1 if isinstance(end.code, str) else end.code or 0
     except BaseException:
         traceback.print_exc()
         code = 1
+    threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()
     os._exit(code)  # taking down all modules would take a second
 
 
-def serve(connection):
-    """Answers messages until the other end is closed."""
-    while True:
-        message, files, *_ = socket.recv_fds(connection, MAX_BYTES, 2)
-        if not message:
-            return
-        order = json.loads(message)
-        if "process" in order:
-            process, status = os.waitpid(order["process"], os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if process else None
-        else:
-            with warnings.catch_warnings(action="ignore"):  # JAX warns of forks; it has no threads
-                answer = os.fork()
-            if not answer:
-                connection.close()
-                run_child(order, files)
-            for file in files:
-                os.close(file)
-        connection.send(json.dumps(answer).encode())
-
-
-if __name__ == "__main__":
+def main():
+    """Answers orders until the input ends."""
     for module in (*PACKAGES, *(f"modes.{mode}" for mode in MODES)):
         importlib.import_module(module)
     gc.freeze()
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    for line in sys.stdin:
+        with warnings.catch_warnings(action="ignore"):  # JAX warns of forks; its threads are idle
+            child = os.fork()
+        if not child:
+            run_child(*json.loads(line))
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

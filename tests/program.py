@@ -1,16 +1,15 @@
 """Runs `main.py` as a user does."""
 
 import atexit
+import contextlib
 import functools
 import json
-import math
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,8 +43,8 @@ def free_port():
         return free.getsockname()[1]
 
 
-class Fork:
-    """A Python command in a fork of `tests.fork_server`, to be used as a `subprocess.Popen` is.
+def start_python(arguments, *, cwd=ROOT, environment=os.environ, merged=False):
+    """Starts a Python command; its output can be read line by line.
 
     Args:
       arguments: those of `python`.
@@ -53,108 +52,20 @@ class Fork:
       environment: all environment variables.
       merged: whether errors go to the output.
     """
-
-    def __init__(self, arguments, *, cwd=ROOT, environment=os.environ, merged=False):
-        pipes = [os.pipe() for _ in range(1 if merged else 2)]
-        writes = [write for _, write in pipes]
-        order = {"arguments": list(map(str, arguments)), "cwd": str(cwd)}
-        self.pid = _ask(order | {"environment": dict(environment)}, [writes[0], writes[-1]])
-        for write in writes:
-            os.close(write)
-        files = [os.fdopen(read, encoding="utf-8") for read, _ in pipes]
-        self.stdout, self.stderr = files[0], None if merged else files[1]
-        self.returncode = None
-
-    def poll(self):
-        if self.returncode is None:
-            self.returncode = _ask({"process": self.pid})
-        return self.returncode
-
-    def wait(self, timeout=None):
-        end_time = time.monotonic() + (timeout or math.inf)
-        while self.poll() is None:
-            if time.monotonic() > end_time:
-                raise subprocess.TimeoutExpired("a fork", timeout)
-            time.sleep(0.01)
-        return self.returncode
-
-    def communicate(self, timeout=None):
-        files = [file for file in (self.stdout, self.stderr) if file]
-        texts = {}
-        threads = [
-            threading.Thread(
-                target=lambda file=file: texts.update({file: file.read()}), daemon=True
-            )
-            for file in files
-        ]
-        for thread in threads:
-            thread.start()
-        self.wait(timeout)
-        for thread in threads:
-            thread.join()
-        self.close()
-        return texts[self.stdout], texts.get(self.stderr)
-
-    def close(self):
-        """Closes the pipes."""
-        for file in filter(None, (self.stdout, self.stderr)):
-            file.close()
-
-    def send_signal(self, number):
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def terminate(self):
-        self.send_signal(signal.SIGTERM)
-
-    def kill(self):
-        self.send_signal(signal.SIGKILL)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-        self.wait()
-
-
-@functools.cache
-def _server():
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fork_server", str(theirs.fileno())],
-            cwd=ROOT,
-            env=environment(base=ENVIRONMENT),
-            stdout=subprocess.PIPE,  # a pipe like that of each fork
-            pass_fds=[theirs.fileno()],
-        )
-    atexit.register(lambda: (ours.close(), process.wait()))
-    return ours
-
-
-def _ask(order, files=()):
-    socket.send_fds(_server(), [json.dumps(order).encode()], files)
-    return json.loads(_server().recv(100))
-
-
-def start_new(arguments, *, environment):
-    """Starts a Python command that imports everything itself."""
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
+        cwd=cwd,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.STDOUT if merged else subprocess.PIPE,
         text=True,
     )
 
 
-def start(*args, devices=1, cwd=ROOT, variables=None):
+def start(*args, devices=1, cwd=ROOT):
     """Starts the program; its output can be read line by line."""
-    values = environment(devices) | (variables or {})
-    return Fork([ROOT / "main.py", *args], cwd=cwd, environment=values)
+    return start_python([ROOT / "main.py", *args], cwd=cwd, environment=environment(devices))
 
 
 def end(processes):
@@ -173,11 +84,44 @@ def finish(processes, timeout=300):
     return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
 
 
-def run(*args, **kwargs):
-    """Runs the program to its end: `returncode`, `stdout`, `stderr`."""
-    with start(*args, **kwargs) as process:
-        stdout, stderr = process.communicate()
-    return subprocess.CompletedProcess(args, process.returncode, stdout, stderr)
+@functools.cache
+def _server():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.fork_server"],
+        cwd=ROOT,
+        env=environment(base=ENVIRONMENT),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    atexit.register(_end, process)
+    return process
+
+
+def _end(server):
+    """Kills a server with the fork that it waits for."""
+    with server, contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+
+
+def run(*args, devices=1, cwd=ROOT, variables=None):
+    """Runs the program to its end: `returncode`, `stdout`, `stderr`.
+
+    It runs in a fork of a process that has imported everything, which saves seconds.
+    """
+    with tempfile.NamedTemporaryFile("r") as stdout, tempfile.NamedTemporaryFile("r") as stderr:
+        values = environment(devices) | (variables or {})
+        order = [ROOT / "main.py", args, cwd, values, stdout.name, stderr.name]
+        server = _server()
+        try:
+            print(json.dumps(order, default=str), file=server.stdin, flush=True)
+            code = int(server.stdout.readline())
+        except BaseException:  # such as the limit of a test's time
+            _server.cache_clear()
+            _end(server)
+            raise
+        return subprocess.CompletedProcess(args, code, stdout.read(), stderr.read())
 
 
 def refused(*args, **kwargs):

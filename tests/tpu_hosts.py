@@ -6,8 +6,7 @@ from tests import program
 
 ON_TPU_HOST = """
 import os, runpy, sys
-from jax._src.cloud_tpu_init import cloud_tpu_init
-cloud_tpu_init()  # as when JAX is imported
+import jax
 os.environ.pop("TPU_SKIP_MDS_QUERY", None)  # JAX sets it here, where there are no chips
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -16,7 +15,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def start(environment, *args):
     """Starts the program on a TPU host that has these variables."""
-    return program.Fork(
+    return program.start_python(
         ["-c", ON_TPU_HOST, program.ROOT / "main.py", *args],
         environment=program.environment() | {"JAX_FORCE_TPU_INIT": "1"} | environment,
     )

@@ -51,7 +51,7 @@ def start_two(folder, *more):
         flags = [*SETTINGS, f"--workdir={folder / 'run'}", *more]
         flags += [coordinator, "--processes=2", f"--process={k}"]
         command = ["-c", COUNTING, program.ROOT / "main.py", *flags]
-        started.append(program.Fork(command, environment=environment))
+        started.append(program.start_python(command, environment=environment))
     ends = program.finish(started)
     assert [status for status, *_ in ends] == [0, 0], ends
     counts = [re.search(r"^compiled (\d+) of (\d+)$", out, re.MULTILINE) for _, out, _ in ends]

@@ -217,9 +217,7 @@ def command(workdir, *more):
 def test_two_ctrl_c_at_any_moment_of_a_start(tmp_path, moment):
     """Loading, reading data, setting up, compiling, training, saving: never another status."""
     arguments = command(tmp_path, "--config.run.compilation_cache=")
-    process = program.start_new(
-        [program.ROOT / "main.py", *arguments], environment=program.environment()
-    )
+    process = program.start(*arguments)
     time.sleep(0.4 + moment)
     process.send_signal(signal.SIGINT)
     time.sleep(0.6)

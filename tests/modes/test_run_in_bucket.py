@@ -31,7 +31,9 @@ def start_two(workdir):
     command = ["-c", SMALL, program.ROOT / "main.py", *faults.ARGUMENTS]
     command += [f"--workdir={workdir}", coordinator, "--processes=2"]
     return [
-        program.Fork([*command, f"--process={k}"], environment=program.environment(), merged=True)
+        program.start_python(
+            [*command, f"--process={k}"], environment=program.environment(), merged=True
+        )
         for k in range(2)
     ]
 

@@ -45,24 +45,19 @@ def command(workdir, *more):
     return [program.ROOT / "main.py", *SETTINGS, f"--workdir={workdir}", *more]
 
 
-def start(devices, args, kept=True, launch=program.Fork):
+def start(devices, args, kept=True):
     """Starts a process of a run, with the programs that tests keep compiled or without."""
     environment = program.environment(devices) | {"JAX_ENABLE_X64": "1"}
     kept_environment = {k: v for k, v in environment.items() if kept or k not in program.KEPT}
-    return launch(args, environment=kept_environment)
+    return program.start_python(args, environment=kept_environment)
 
 
 @contextmanager
-def together(commands, devices, kept=True, launch=program.Fork):
+def together(commands, devices, kept=True):
     """Starts the processes of one run and ends them after the block."""
     place = f"--coordinator=localhost:{program.free_port()}"
     processes = [
-        start(
-            devices,
-            [*args, place, f"--processes={len(commands)}", f"--process={k}"],
-            kept,
-            launch,
-        )
+        start(devices, [*args, place, f"--processes={len(commands)}", f"--process={k}"], kept)
         for k, args in enumerate(commands)
     ]
     try:
@@ -192,9 +187,9 @@ def test_signal_to_one_process_saves_a_resumable_checkpoint(tmp_path, alone):
     assert_same_run(tmp_path, alone)
 
 
-def two_that_differ(first, second, launch=program.Fork):
+def two_that_differ(first, second):
     """Errors and status of two processes that the same run was meant to have."""
-    with together([first, second], devices=1, launch=launch) as processes:
+    with together([first, second], devices=1) as processes:
         return [(errors, status) for status, _, errors in program.finish(processes, timeout=120)]
 
 
@@ -229,5 +224,5 @@ def test_other_code_on_one_host(tmp_path):
     with (tmp_path / "second" / "gsto_jax" / "errors.py").open("a") as file:
         file.write("# other code\n")
     arguments = command(tmp_path / "run")[1:]
-    ends = two_that_differ(*([path, *arguments] for path in programs), program.start_new)
+    ends = two_that_differ(*([path, *arguments] for path in programs))
     assert_both_say(ends, r"code .*'\w{8}' .*process 1 .*'\w{8}' .*process 0")

@@ -30,7 +30,7 @@ def play(scenario, count, launcher=None):
     port, flag = program.free_port(), launcher is None
     command = ["-m", "tests.gsto_jax.peer_process", scenario, port if flag else 0, count]
     started = [
-        program.Fork(
+        program.start_python(
             [*command, index],
             environment=ALONE
             | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}

@@ -19,7 +19,7 @@ def processes(folder, cases, count, devices):
     paths = [folder / f"{index}.npz" for index in range(count)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": program.QUICK}
     started = [
-        program.Fork([*command, index, path], environment=environment)
+        program.start_python([*command, index, path], environment=environment)
         for index, path in enumerate(paths)
     ]
     ends = program.finish(started)

@@ -144,7 +144,8 @@ def test_two_processes_equal_one(tmp_path):
     command = ["-m", "tests.gsto_jax.pose_process", address, 2]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": program.QUICK}
     started = [
-        program.Fork([*command, index, folders[1]], environment=environment) for index in (0, 1)
+        program.start_python([*command, index, folders[1]], environment=environment)
+        for index in (0, 1)
     ]
     assert [status for status, *_ in program.finish(started)] == [0, 0]
     alone = pose_process.evaluate(ONE, 0, 1, folders[0]).record

@@ -54,7 +54,9 @@ def test_scores_are_gathered_over_processes(tmp_path):
     address = f"127.0.0.1:{program.free_port()}"
     # Files, since what connects the processes prints where it likes.
     files = [tmp_path / str(n) for n in (0, 1)]
-    processes = [program.Fork(["-c", PROCESS, address, n, file]) for n, file in enumerate(files)]
+    processes = [
+        program.start_python(["-c", PROCESS, address, n, file]) for n, file in enumerate(files)
+    ]
     assert [status for status, *_ in program.finish(processes)] == [0, 0]
     assert [file.read_text() for file in files] == [str(persons())] * 2
 
