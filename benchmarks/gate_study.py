@@ -132,7 +132,12 @@ def main() -> None:
         runs |= collect(args.folder)
         if not runs:
             sys.exit(f"{args.folder} must have a finished run; none of its runs is")
-        write_rows(args.csv, [runs[key] for key in all_runs() if key in runs])
+        planned = list(all_runs())
+        if strange := runs.keys() - set(planned):
+            sys.exit(f"{args.csv} must have runs of the study's tables only; got {min(strange)}")
+        write_rows(args.csv, [runs[key] for key in planned if key in runs])
+    elif not runs:
+        sys.exit(f"{args.csv} must be a CSV of `collect`, with a run at least")
     else:
         fill_page(ROOT / "docs" / "gates.md", list(runs.values()))
 

@@ -215,8 +215,8 @@ def test_spatial_sharding_equals_one_device(x64):
 @pytest.mark.slow
 def test_spatial_and_parameter_sharding_equal_one_device(x64):
     """The state is split over the two devices that see the same rows."""
-    batch, options = a_batch(72), {"gfm": False, "dtype": "float64"}
-    one, both = task_from_config(**options), task_from_config(2, sharded=True, **options)
+    batch, one = a_batch(72), task_from_config(dtype="float64")
+    both = task_from_config(2, sharded=True, dtype="float64")
     expected = a_step(one, make_mesh(jax.devices()[:1]), batch)
     result = a_step(both, make_mesh(spatial_shards=2), batch)
     assert_close(result, expected, 1e-6, 1e-9)

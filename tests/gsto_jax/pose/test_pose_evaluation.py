@@ -150,8 +150,8 @@ def test_two_processes_equal_one(tmp_path):
     assert [status for status, *_ in program.finish(started)] == [0, 0]
     alone = pose_process.evaluate(ONE, 0, 1, folders[0]).record
     one, two = (pose_folder.read_evaluation(folder) for folder in folders)
-    ours, theirs = ({k: v for k, v in x.record.items() if k != "seconds"} for x in (one, two))
-    assert ours == pytest.approx(theirs, abs=1e-6) and alone["AP"] == one.record["AP"]
+    first, second = ({k: v for k, v in x.record.items() if k != "seconds"} for x in (one, two))
+    assert first == pytest.approx(second, abs=1e-6) and alone["AP"] == one.record["AP"]
     for a, b in zip(one.persons, two.persons, strict=True):
         assert (a.name, a.image_id, a.labeled_joints) == (b.name, b.image_id, b.labeled_joints)
         assert b.similarity == pytest.approx(a.similarity, abs=1e-4)
