@@ -75,14 +75,14 @@ class PoseEvalSet(EvalSet):
         """See `EvalSet.metric`."""
         return self.scores.main
 
-    def read_truth(self, task: PoseTask) -> list[Mapping[str, Any]]:
+    def read_truth(self, num_joints: int) -> list[Mapping[str, Any]]:
         """Returns the annotations of the images.
 
         Raises:
           UserError: an annotation has another number of joints, or no head box for PCKh.
         """
         truth = self._in_images(self.annotations())
-        check_joints(truth, len(task.sigmas))
+        check_joints(truth, num_joints)
         if self.scores == PCKH_SCORES:
             check_head_boxes(filter(_is_labeled, truth))
         return truth
@@ -100,7 +100,7 @@ class PoseEvalSet(EvalSet):
         stop: Callable[[], bool],
     ) -> Predictions | None:
         """See `EvalSet.predict`."""
-        truth = self.read_truth(task)
+        truth = self.read_truth(len(task.sigmas))
         roundtrips: list[tuple[np.ndarray, np.ndarray, Array]] = []
 
         def start_roundtrip(batch: Batch, joints: np.ndarray, maps: GetMaps) -> None:
