@@ -134,9 +134,8 @@ def make_pose_eval_set(
         scores=SCORE_SETS[task.config.pose.metric],
     )
     if task.config.pose.metric == "pckh":
-        eval_set.read_truth(
-            len(data.keypoints.names)
-        )  # raises for missing head boxes now, not after training
+        # Missing head boxes are an error now, not after training.
+        eval_set.read_truth(len(data.keypoints.names))
     return eval_set, source
 
 
