@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-NETWORKS = ("hrnet_w18_small_v2", "hrnet_w18", "hrnet_w48")
+NETWORKS = ("hrnet_w18_small_v2", "hrnet_w18", "hrnet_w32", "hrnet_w48")
 TARGET = Path(__file__).with_name("i_timm_hrnet.npz")
 SIDE = 64
 CHANNELS = 48

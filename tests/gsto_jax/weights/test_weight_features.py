@@ -36,6 +36,7 @@ from tests.gsto_jax.weight_states import (
     [
         "w18_small_v2",
         pytest.param("w18", marks=pytest.mark.long),
+        pytest.param("w32", marks=pytest.mark.long),
         pytest.param("w48", marks=pytest.mark.long),
     ],
 )
