@@ -1,9 +1,13 @@
 """Crops of CamVid by label, on which a classification network is overfitted."""
 
+import csv
+import json
+
 import cv2
 import numpy as np
+import pytest
 
-from benchmarks.classification_overfit import CLASSES, SIDE, best_window, write_crops
+from benchmarks.classification_overfit import CLASSES, SIDE, best_window, main, overfit, write_crops
 from data_pipelines.labels import CAMVID
 
 
@@ -27,3 +31,36 @@ def test_crops_lie_in_folders_of_their_classes(tmp_path):
     assert folders == sorted(CLASSES) and len(CLASSES) == 10
     crop = cv2.imread(str(tmp_path / "crops/train/car/a.png"))
     assert crop.shape == (SIDE, SIDE, 3) and (crop == 200).all()
+
+
+def test_a_missing_result_is_written_once(tmp_path):
+    (tmp_path / "classes").mkdir()
+    evaluations = tmp_path / "classes" / "evaluations.jsonl"
+    for top1 in (0.96, 0.97):
+        evaluations.write_text(json.dumps({"images": 200, "top1": top1, "top5": 1.0}) + "\n")
+        overfit(tmp_path, 400)
+    (path,) = tmp_path.glob("*.csv")
+    (row,) = csv.DictReader(path.read_text().splitlines())
+    assert (row["top1"], row["steps"], row["seconds"]) == ("0.96", "400", "")
+
+
+def test_camvid_must_have_a_list(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["overfit", f"--camvid={tmp_path}", f"--workdir={tmp_path}/w"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--camvid" in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
+
+
+def test_interrupted_crops_are_not_kept(tmp_path, monkeypatch):
+    (tmp_path / "train.txt").write_text("a.png a_label.png\n")
+    monkeypatch.setattr("sys.argv", ["overfit", f"--camvid={tmp_path}", f"--workdir={tmp_path}/w"])
+
+    def stop(_, folder):
+        folder.mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.classification_overfit.write_crops", stop)
+    with pytest.raises(KeyboardInterrupt):
+        main()
+    assert list((tmp_path / "w").iterdir()) == []
