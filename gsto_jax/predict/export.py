@@ -170,11 +170,6 @@ def check_exportable(
             f"config.model.dtype must be one of float32, bfloat16 to export; got {model.dtype}",
         ),
         (
-            has_onnx and model.is_context_net,
-            "formats must be jax for a ResNet, since ONNX runtimes lack its pooling; got onnx of "
-            f"{predictor.checkpoint}",
-        ),
-        (
             has_onnx and model.dtype != "float32",
             f"config.model.dtype must be float32 to export onnx; got {model.dtype}. Export jax",
         ),

@@ -196,8 +196,8 @@ def _eval_inlined(
         elif primitive.name == "cond" and isinstance(inputs[0], int):
             branch = params["branches"][inputs[0]]
             outputs = _eval_inlined(branch.jaxpr, branch.consts, inputs[1:], cache)
-        elif onnx_nodes.has_nodes(params.get("name"), inputs, eqn.outvars[0].aval):
-            outputs = [onnx_nodes.bind(params["name"], inputs, eqn.outvars[0].aval)]
+        elif onnx_nodes.has_nodes(name := params.get("name", primitive.name), eqn):
+            outputs = [onnx_nodes.bind(name, inputs, eqn.outvars[0].aval)]
         elif inner := params.get("jaxpr") or params.get("call_jaxpr"):
             outputs = _eval_inlined(inner.jaxpr, inner.consts, inputs, cache)
         else:

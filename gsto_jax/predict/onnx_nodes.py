@@ -1,7 +1,8 @@
 """ONNX nodes for functions that jax2onnx would convert primitive by primitive (needs jax2onnx).
 
 jax2onnx writes a resize as two matrix products, and indices computed from free sizes as dozens of
-nodes. Runtimes are several times faster with `Resize`, `Slice` and `Pad`.
+nodes. Runtimes are several times faster with `Resize`, `Slice` and `Pad`. They reject the max
+pooling that it writes.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,10 +31,16 @@ def bind(name: str, inputs: Sequence[Array], output: Any) -> Array:
     return result
 
 
-def has_nodes(name: str | None, inputs: Sequence[Array], output: Any) -> bool:
-    """Returns whether a function has nodes of its own; a resize needs constant ratios."""
-    is_resize = name in FUNCTIONS and "resize" in str(name)
-    return name in FUNCTIONS and not (is_resize and 0 in _ratios(inputs[0].shape, output.shape))
+def has_nodes(name: str, eqn: Any) -> bool:
+    """Returns whether an equation of a function or primitive has nodes of its own.
+
+    A resize needs constant ratios, and max pooling the windows of a ResNet's stem.
+    """
+    if name == "reduce_window_max":
+        return bool(eqn.params == _STEM_WINDOWS)
+    if name in FUNCTIONS and "resize" in name:
+        return 0 not in _ratios(eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape)
+    return name in FUNCTIONS
 
 
 def register() -> None:
@@ -96,18 +103,29 @@ def _resize(mode: str) -> Callable[..., Any]:
     """Returns the writer of a bilinear resize with a `coordinate_transformation_mode`."""
 
     def write(writer: _Writer, x: Any, shape: Sequence[Any], target: Sequence[Any]) -> Any:
-        def permuted(sides: Sequence[Any]) -> list[Any]:
-            return [sides[n] for n in _TO_NCHW]
-
         no_region = writer.constant(np.zeros(0, np.float32))
         scales = writer.constant(np.array([1, 1, *_ratios(shape, target)], np.float32))
-        x = writer.node("Transpose", x, like=x, shape=permuted(shape), perm=_TO_NCHW)
-        inputs, options = (x, no_region, scales), {"coordinate_transformation_mode": mode}
-        shape = permuted(target)
-        x = writer.node("Resize", *inputs, like=x, shape=shape, mode="linear", **options)
-        return writer.node("Transpose", x, like=x, shape=target, perm=_TO_NHWC)
+        options = {"mode": "linear", "coordinate_transformation_mode": mode}
+        return _channels_first(
+            writer, "Resize", x, no_region, scales, shapes=(shape, target), **options
+        )
 
     return write
+
+
+def _channels_first(
+    writer: _Writer,
+    kind: str,
+    x: Any,
+    *inputs: Any,
+    shapes: Sequence[Sequence[Any]],
+    **options: Any,
+) -> Any:
+    """Adds a node for maps `b c h w` between transposes from and to `b h w c`, of these shapes."""
+    before, after = ([sides[n] for n in _TO_NCHW] for sides in shapes)
+    x = writer.node("Transpose", x, like=x, shape=before, perm=_TO_NCHW)
+    x = writer.node(kind, x, *inputs, like=x, shape=after, **options)
+    return writer.node("Transpose", x, like=x, shape=shapes[1], perm=_TO_NHWC)
 
 
 def _ratios(shape: Sequence[Any], target: Sequence[Any]) -> list[int]:
@@ -146,14 +164,28 @@ def _choose_by_size(
     return writer.node("Where", condition, resized, unchanged, like=resized, shape=target)
 
 
+def _stem_max_pool(writer: _Writer, x: Any, shape: Sequence[Any], target: Sequence[Any]) -> Any:
+    options = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
+    return _channels_first(writer, "MaxPool", x, shapes=(shape, target), **options)
+
+
+_STEM_WINDOWS = {
+    "window_dimensions": (1, 3, 3, 1),
+    "window_strides": (1, 2, 2, 1),
+    "padding": ((0, 0), (1, 1), (1, 1), (0, 0)),
+    "base_dilation": (1, 1, 1, 1),
+    "window_dilation": (1, 1, 1, 1),
+}
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "bilinear_resize": _resize("half_pixel"),
     "corner_aligned_resize": _resize("align_corners"),
     "crop_end": _crop_end,
     "pad_end": _pad_end,
     "choose_by_size": _choose_by_size,
+    "reduce_window_max": _stem_max_pool,
 }
-"""Writers of nodes by the name of a jitted function of maps `b h w c`.
+"""Writers of nodes by the name of a jitted function or primitive of maps `b h w c`.
 
 Called with the writer, the inputs, their shapes and that of the output.
 """

@@ -25,7 +25,7 @@ from gsto_jax.runs.checkpoint import Checkpoints
 from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.training.task import initial_state
 from tests.gsto_jax.onnx_labels import label_agreement
-from tests.gsto_jax.small_task import FAST, make_task, values
+from tests.gsto_jax.small_task import FAST, GATED, make_task, values
 
 ROOT = Path(__file__).parents[3]
 SIZES = [(1, 40, 56), (3, 37, 51)]
@@ -159,16 +159,17 @@ def test_models_with_ocr_equal_the_checkpoint(tmp_path):
 @pytest.mark.slow
 @NEEDS_ONNX
 @pytest.mark.parametrize("channels", [1, pytest.param(5, marks=pytest.mark.long)])
-def test_onnx_models_of_other_channels_equal_the_checkpoint(channels, tmp_path):
-    without_gates = {"gfm": False, "gtm": ["none"] * 3}
-    predictor = make_predictor(tmp_path / "run", channels, **without_gates)
+def test_onnx_models_of_context_modules_and_other_channels_equal_the_checkpoint(channels, tmp_path):
+    predictor = make_predictor(tmp_path / "run", channels, **GATED)
     export(predictor, tmp_path / "out", ("onnx",))
     checks = verify(predictor, tmp_path / "out", inputs_of(*SIZES, channels=channels))
     assert_equal(checks, "model.onnx", SIZES)
     import onnx
 
-    (graph_input,) = onnx.load(tmp_path / "out" / "model.onnx").graph.input
+    graph = onnx.load(tmp_path / "out" / "model.onnx").graph
+    (graph_input,) = graph.input
     assert graph_input.type.tensor_type.shape.dim[3].dim_value == channels
+    assert [x.op_type for x in graph.node].count("MaxPool") == 1
 
 
 @pytest.mark.slow
