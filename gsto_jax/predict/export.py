@@ -13,6 +13,7 @@ with crop and flip (`gsto_jax.predict.class_program`). `model.json` describes th
 import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy as np
 
 from gsto_jax import progress
 from gsto_jax.errors import UserError
-from gsto_jax.files import atomic_write, is_disk_full, make_folder, to_json
+from gsto_jax.files import atomic_write, disk_error_message, is_disk_full, make_folder, to_json
 from gsto_jax.predict.description import PLATFORMS, ExportablePredictor, describe
 from gsto_jax.predict.media import resize_image
 from gsto_jax.predict.onnx_export import onnx_bytes, program_source
@@ -67,6 +68,7 @@ def export(
     Raises:
       UserError: an unknown format, a missing package, a network that a format does not support or
         its converter fails at, no calibration images, or a folder that is not writable.
+      OSError: the disk is full, or temporary files cannot be written.
 
     Example:
       >>> export(Predictor.load("runs/camvid_w18s"), "exported", formats=("jax",))
@@ -114,15 +116,23 @@ def _converter_errors(name: str, checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) and is_disk_full(error):
+        if disk_error_message(error):
             raise
         package = _CONVERTERS[name]
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        images = "pass other calibration images, " if name == "onnx-int8" else ""
         raise UserError(
             f"formats: {name} of {checkpoint} fails in {package} {version(package)} ({reason}): "
-            f"{images}install the packages of requirements.txt, or leave out {name}"
+            f"{_remedy(error, name)}, or leave out {name}"
         ) from error
+
+
+def _remedy(error: Exception, name: str) -> str:
+    if isinstance(error, BrokenProcessPool):
+        return "it needs more memory: pass a fixed size, export on a larger machine"
+    if isinstance(error, FileNotFoundError):  # no folder of `tempfile` is writable
+        return "set TMPDIR to a writable folder"
+    images = "pass other calibration images, " if name == "onnx-int8" else ""
+    return f"{images}install the packages of requirements.txt"
 
 
 def calibration_inputs(

@@ -1,8 +1,10 @@
 """Exported models equal their checkpoint, in processes without this package."""
 
+import errno
 import json
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from hashlib import sha256
 from importlib.util import find_spec
@@ -276,21 +278,36 @@ def test_invalid_exports(small_export, tmp_path, monkeypatch):
 
 
 @NEEDS_ONNX
-@pytest.mark.parametrize("name", ["onnx", "onnx-float16", "onnx-int8"])
-def test_converters_that_fail(small_export, tmp_path, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("onnx", RuntimeError("bad\nrange"), r"\(bad range\): install the packages"),
+        ("onnx-float16", RuntimeError("bad"), "install the packages"),
+        ("onnx-int8", RuntimeError("bad"), "calibration images"),
+        ("onnx", BrokenProcessPool("terminated abruptly"), "memory.* fixed size"),
+        ("onnx-int8", FileNotFoundError(2, "No usable temporary directory"), "TMPDIR"),
+    ],
+)
+def test_converters_that_fail(small_export, tmp_path, monkeypatch, name, error, message):
     predictor, _ = small_export
 
     def fail(*_):
-        raise RuntimeError("bad\nrange")
+        raise error
 
     function = {"onnx": "onnx_bytes", "onnx-float16": "to_float16", "onnx-int8": "to_int8"}[name]
-    monkeypatch.setattr(exporting, "check_exportable", lambda *_: None)
     monkeypatch.setattr(exporting, "onnx_bytes", lambda *_: b"model")
     monkeypatch.setattr(exporting, function, fail)
     images = [np.zeros((4, 5, 3), np.uint8)]
-    with pytest.raises(UserError, match=rf"^formats: {name} of .*/7 fails .*\(bad range\)"):
+    with pytest.raises(UserError, match=rf"^formats: {name} of .*/7 fails .*{message}"):
         export(predictor, tmp_path / "out", ("onnx", name), calibration=images)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_disk_errors_of_converters_stay_disk_errors(code):
+    with pytest.raises(OSError) as raised, exporting._converter_errors("onnx", Path("7")):
+        raise OSError(code, "no writing", "/temporary/1.onnx")
+    assert raised.value.errno == code
 
 
 def test_exports_are_replaced_atomically(tmp_path, monkeypatch):
