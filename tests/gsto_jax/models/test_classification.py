@@ -222,7 +222,10 @@ def test_a_wrong_classifier_is_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "variant",
-    ["w18_small_v2", *(pytest.param(name, marks=pytest.mark.long) for name in ("w18", "w32", "w48"))],
+    [
+        "w18_small_v2",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("w18", "w32", "w48")),
+    ],
 )
 def test_timm_networks_give_the_same_logits(golden, variant):
     """Their names are read and written, classifier included."""
