@@ -4,7 +4,6 @@ import importlib
 import json
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,6 @@ from gsto_jax.layers import adaptive_average_pool
 from gsto_jax.layers.gates import GATING_MODES
 from gsto_jax.models import count
 from gsto_jax.models.initialize import abstract_variables, initial_variables
-from gsto_jax.predict.export import check_exportable
 from gsto_jax.segmentation.task import SegmentationTask, score_step
 from gsto_jax.training.loop import Hooks, fit
 from gsto_jax.training.network import build_network
@@ -375,11 +373,3 @@ def test_pose_refuses_context_modules():
     config = Config.from_dict(values("ppm", "none") | {"task": "pose"})
     with pytest.raises(UserError, match=r"model\.variant .*got 'resnet_mini'"):
         PoseTask(config=config, num_classes=2, mean=(0.5,) * 3, std=(0.25,) * 3)
-
-
-def test_onnx_is_refused_before_anything_is_traced():
-    task = make_task("ppm", "none")
-    predictor = SimpleNamespace(task=task, task_name="segmentation", checkpoint="RUN")
-    check_exportable(predictor, ["jax"])
-    with pytest.raises(UserError, match=r"formats must be jax for a ResNet.*RUN"):
-        check_exportable(predictor, ["jax", "onnx"])
