@@ -1,6 +1,6 @@
 """Maintenance events and preemptions, announced by a metadata server on loopback."""
 
-import socket
+import socketserver
 import threading
 import time
 
@@ -12,6 +12,13 @@ from gsto_jax.devices.metadata_server import read_metadata
 from tests.metadata_server import metadata_server
 
 STARTED = {"maintenance-event": "NONE", "preempted": "FALSE"}
+
+
+@pytest.fixture(autouse=True)
+def _threads_end():
+    """A thread of one test would ask the server of the next one."""
+    yield
+    wait_for(lambda: not any(isinstance(x, MaintenanceWatch) for x in threading.enumerate()))
 
 
 @pytest.fixture
@@ -104,18 +111,19 @@ def test_other_machines_start_no_thread(monkeypatch, tmp_path):
     assert not maintenance.is_compute_engine()
 
 
+class Greeter(socketserver.BaseRequestHandler):
+    """Greets every client as an SSH server does."""
+
+    def handle(self):
+        self.request.recv(4096)
+        self.request.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+
 def test_other_servers_are_errors_of_the_system(monkeypatch):
     """So that the thread goes on, and a set-up names the server."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.getsockname()[1]}")
-
-        def answer():
-            with server.accept()[0] as connection:
-                connection.recv(4096)
-                connection.sendall(b"SSH-2.0-OpenSSH\r\n")
-
-        thread = threading.Thread(target=answer)
-        thread.start()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Greeter) as server:
+        monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_address[1]}")
+        threading.Thread(target=server.serve_forever).start()
         with pytest.raises(OSError, match="SSH"):
-            read_metadata("preempted", 5)
-        thread.join()
+            read_metadata("preempted", 60)
+        server.shutdown()
