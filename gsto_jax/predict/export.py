@@ -81,9 +81,7 @@ def export(
     if "jax" in formats:
         with progress.track("exporting model.jax", always_log=True):
             contents["model.jax"] = _jax_bytes(source)
-    onnx_formats = [name for name in FORMATS if name in formats and name != "jax"]
-    model = b""
-    if onnx_formats:
+    if onnx_formats := [name for name in FORMATS if name in formats and name != "jax"]:
         running = progress.track("exporting model.onnx", always_log=True)
         with running, _converter_errors("onnx", predictor.checkpoint):
             model = onnx_bytes(predictor, size, description)
