@@ -63,8 +63,10 @@ ROWS: Mapping[str, Sequence[str]] = {
 """Rows by label: a row of `configs/ablation.py` and the options that differ."""
 MAIN = tuple(ROWS)[:16]
 CURVES = ("HRNetV2", "GFM", "GFM, no self gate", "GFM, open")
+RATE = 0.1
+"""Learning rate of the recipe."""
 RATES = (0.05, 0.2)
-"""Learning rates besides that of the recipe, 0.1."""
+"""Other learning rates."""
 
 
 class RunKey(NamedTuple):
@@ -93,12 +95,13 @@ class Table:
     rates: tuple[float | None, ...] = (None,)
 
     @property
-    def sweep_rows(self) -> dict[tuple[str, float | None], str]:
-        """Values of `--rows` by label and learning rate."""
+    def runs(self) -> dict[RunKey, str]:
+        """Value of `--rows` of each run, seed by seed."""
         return {
-            (label, rate): "+".join(
+            RunKey(label, self.steps, rate or RATE, seed): "+".join(
                 [*ROWS[label], *([] if rate is None else [f"optim.learning_rate={rate}"])]
             )
+            for seed in range(self.seeds)
             for rate in self.rates
             for label in self.rows
         }
@@ -132,7 +135,7 @@ def main() -> None:
         runs |= collect(args.folder)
         if not runs:
             sys.exit(f"{args.folder} must have a finished run; none of its runs is")
-        planned = list(all_runs())
+        planned = [key for table in TABLES.values() for key in table.runs]
         if strange := runs.keys() - set(planned):
             sys.exit(f"{args.csv} must have runs of the study's tables only; got {min(strange)}")
         write_rows(args.csv, [runs[key] for key in planned if key in runs])
@@ -140,14 +143,6 @@ def main() -> None:
         sys.exit(f"{args.csv} must be a CSV of `collect`, with a run at least")
     else:
         fill_page(ROOT / "docs" / "gates.md", list(runs.values()))
-
-
-def all_runs() -> Iterable[RunKey]:
-    """Yields the key of each run of the study, in the order of the CSV."""
-    for table in TABLES.values():
-        for seed in range(table.seeds):
-            for label, rate in table.sweep_rows:
-                yield RunKey(label, table.steps, rate or 0.1, seed)
 
 
 def read_runs(path: Path) -> dict[RunKey, Mapping[str, Any]]:
@@ -167,9 +162,7 @@ def train(folder: Path, names: Iterable[str], finished: Container[RunKey]) -> in
         (TABLES[name], seed) for name in names for seed in range(TABLES[name].seeds)
     ]:
         rows = [
-            text
-            for (label, rate), text in table.sweep_rows.items()
-            if RunKey(label, table.steps, rate or 0.1, seed) not in finished
+            text for key, text in table.runs.items() if key.seed == seed and key not in finished
         ]
         if not rows:
             continue
@@ -196,12 +189,10 @@ def collect(folder: Path) -> dict[RunKey, Mapping[str, Any]]:
     """Returns a CSV line for each finished run."""
     runs = {}
     for table in TABLES.values():
-        for (label, rate), text in table.sweep_rows.items():
-            for seed in range(table.seeds):
-                run = folder / str(table.steps) / row_name(text) / f"seed{seed}"
-                key = RunKey(label, table.steps, rate or 0.1, seed)
-                if (run / "config.json").exists() and (result := _result(run, key)):
-                    runs[key] = result
+        for key, text in table.runs.items():
+            run = folder / str(key.steps) / row_name(text) / f"seed{key.seed}"
+            if (run / "config.json").exists() and (result := _result(run, key)):
+                runs[key] = result
     return runs
 
 

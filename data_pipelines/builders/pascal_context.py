@@ -1,7 +1,7 @@
 """Pascal Context: images of VOC 2010 with 59 classes and background."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -9,11 +9,10 @@ import numpy as np
 from data_pipelines.builders.builder import (
     Item,
     SegmentationBuilder,
-    count_others,
     encode_png,
     wrong_downloads_error,
 )
-from data_pipelines.builders.pascal_voc import match_voc
+from data_pipelines.builders.pascal_voc import match_voc, pair_listed
 from data_pipelines.errors import DataError
 from data_pipelines.files.archives import Downloads
 from data_pipelines.files.matlab import read_mat
@@ -58,17 +57,17 @@ class PascalContextBuilder(SegmentationBuilder):
         splits: dict[str, list[Item]] = {}
         for match in lists:
             names = downloads.read_text(match[0]).split()
-            missing = [name for name in names if name not in labels or name not in images]
-            if missing:
-                name = missing[0]
-                file = f"label of {name}" if name in images else f"JPEGImages/{name}.jpg"
-                raise DataError(
-                    f"{match[0]} lists {name}, but {downloads.source} has no {file}"
-                    f"{count_others(missing)}. Check that the images of VOC 2010 and the labels"
-                    " are complete."
-                )
+            paired = pair_listed(
+                downloads,
+                match[0],
+                names,
+                images=images,
+                labels=labels,
+                label_file="label of {name}",
+                complete="the images of VOC 2010 and the labels are complete",
+            )
             items = splits.setdefault(match["split"], [])
-            items += [Item(name, images[name], labels[name], {"table": table}) for name in names]
+            items += [replace(item, extra={"table": table}) for item in paired]
         return splits
 
     def label(

@@ -1,6 +1,7 @@
 """Pascal VOC 2012 segmentation, with the further labels of SBD."""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -45,32 +46,15 @@ class PascalVOCBuilder(SegmentationBuilder):
         for match in lists:
             names = downloads.read_text(match[0]).split()
             voc_names.update(names)
-            splits[match["split"]] = self._pair(downloads, match[0], names, images, labels)
+            splits[match["split"]] = _pair(downloads, match[0], names, images=images, labels=labels)
         sbd = downloads.match(rf"cls/{_NAME}\.mat")
         sbd = sbd or downloads.match(rf"SegmentationClassAug/{_NAME}\.png")
         if sbd:
             sbd_labels = {m["name"]: m[0] for m in sbd if m["name"] not in voc_names}
-            splits["aug"] = self._pair(downloads, "SBD", sorted(sbd_labels), images, sbd_labels)
-        return splits
-
-    def _pair(
-        self,
-        downloads: Downloads,
-        listing: str,
-        names: list[str],
-        images: dict[str, str],
-        labels: dict[str, str],
-    ) -> list[Item]:
-        """Returns the items of some names. Raises DataError if a file is missing."""
-        missing = [name for name in names if name not in images or name not in labels]
-        if missing:
-            name = missing[0]
-            file = f"SegmentationClass/{name}.png" if name in images else f"JPEGImages/{name}.jpg"
-            raise DataError(
-                f"{listing} lists {name}, but {downloads.source} has no {file}"
-                f"{count_others(missing)}. Check that VOC 2012 is complete."
+            splits["aug"] = _pair(
+                downloads, "SBD", sorted(sbd_labels), images=images, labels=sbd_labels
             )
-        return [Item(name, images[name], labels[name]) for name in names]
+        return splits
 
     def label(
         self, downloads: Downloads, item: Item, size: tuple[int, int]
@@ -98,6 +82,45 @@ def match_voc(downloads: Downloads, pattern: str, year: int) -> list[re.Match[st
     matches = downloads.match(pattern)
     return [match for match in matches if f"VOC{year}/" in match[0]] or matches
 
+
+def pair_listed(
+    downloads: Downloads,
+    listing: str,
+    names: Sequence[str],
+    *,
+    images: Mapping[str, str],
+    labels: Mapping[str, str],
+    label_file: str,
+    complete: str,
+) -> list[Item]:
+    """Returns an item of each listed name.
+
+    Args:
+      downloads: the downloads.
+      listing: what lists the names.
+      names: names of the records.
+      images: paths of images by name.
+      labels: paths of labels by name.
+      label_file: a missing label, with `{name}` for its name.
+      complete: what the user must check, such as "VOC 2012 is complete".
+
+    Raises:
+      DataError: an image or label is missing.
+    """
+    missing = [name for name in names if name not in images or name not in labels]
+    if missing:
+        name = missing[0]
+        file = label_file.format(name=name) if name in images else f"JPEGImages/{name}.jpg"
+        raise DataError(
+            f"{listing} lists {name}, but {downloads.source} has no {file}{count_others(missing)}."
+            f" Check that {complete}."
+        )
+    return [Item(name, images[name], labels[name]) for name in names]
+
+
+_pair = partial(
+    pair_listed, label_file="SegmentationClass/{name}.png", complete="VOC 2012 is complete"
+)
 
 pascal_voc = partial(
     PascalVOCBuilder,
