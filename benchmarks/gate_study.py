@@ -1,14 +1,12 @@
 """Trains and reports the study of docs/gates.md: forms of the gates on synthetic scenes.
 
-    python benchmarks/gate_study.py train DIR CSV --tables=main [--seeds=0,2,4,6]
+    python benchmarks/gate_study.py train DIR CSV --tables=main --jobs=2
     python benchmarks/gate_study.py collect DIR CSV
     python benchmarks/gate_study.py report CSV
 
-`train` calls `--mode=sweep` for one seed of one table after the other, one run at a time, without
-the runs that the CSV has. The same command continues what SIGTERM interrupted. Two commands with
-other seeds and folders, each bound to one core, finish sooner than one on two cores. `collect`
-adds the finished runs to the CSV, also while others train, and `report` fills the tables of
-docs/gates.md.
+`train` calls `--mode=sweep` for one seed of one table after the other, without the runs that the
+CSV has. The same command continues what SIGTERM interrupted. `collect` adds the finished runs to
+the CSV, also while others train, and `report` fills the tables of docs/gates.md.
 """
 
 import argparse
@@ -129,12 +127,11 @@ def main() -> None:
     for command in commands.choices.values():
         command.add_argument("csv", type=Path)
     commands.choices["train"].add_argument("--tables", default="main", help=", ".join(TABLES))
-    commands.choices["train"].add_argument("--seeds", default="0,1,2,3,4,5,6,7")
+    commands.choices["train"].add_argument("--jobs", default="1", help="runs at the same time")
     args = parser.parse_args()
     runs = read_runs(args.csv)
     if args.command == "train":
-        seeds = [int(seed) for seed in args.seeds.split(",")]
-        sys.exit(train(args.folder.absolute(), args.tables.split(","), seeds, runs))
+        sys.exit(train(args.folder.absolute(), args.tables.split(","), args.jobs, runs))
     elif args.command == "collect":
         runs |= collect(args.folder)
         if not runs:
@@ -160,11 +157,11 @@ def read_runs(path: Path) -> dict[RunKey, Mapping[str, Any]]:
         }
 
 
-def train(
-    folder: Path, names: Iterable[str], seeds: Sequence[int], finished: Container[RunKey]
-) -> int:
+def train(folder: Path, names: Iterable[str], jobs: str, finished: Container[RunKey]) -> int:
     """Trains the runs of tables that are not finished; returns the exit status."""
-    for table, seed in [(TABLES[name], seed) for name in names for seed in seeds]:
+    for table, seed in [
+        (TABLES[name], seed) for name in names for seed in range(TABLES[name].seeds)
+    ]:
         rows = [
             text for key, text in table.runs.items() if key.seed == seed and key not in finished
         ]
@@ -176,7 +173,7 @@ def train(
             f"--workdir={folder / str(table.steps)}",
             f"--rows={','.join(rows)}",
             f"--seeds={seed},",
-            "--jobs=1",
+            f"--jobs={jobs}",
             f"--config.train.steps={table.steps}",
             *("--config.eval.sample_images=0", "--config.eval.feature_images=0"),
             "--config.run.keep_checkpoints=1",

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from configs import base, loading
 from configs.loading import ConfigError
-from data_pipelines import make_source
+from data_pipelines import cpu_affinity, make_source
 from gsto_jax import progress
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.files import write_text
@@ -138,6 +138,7 @@ class Sweep:
                 unfinished,
                 self._jobs,
                 self._launch,
+                cpus=cpu_affinity() if self._jobs > 1 else (),
                 on_exit=self._ended,
                 on_tick=self._tick,
                 stop=lambda: bool(self.preempted or self._interrupt()),

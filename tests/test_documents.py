@@ -31,7 +31,7 @@ NOT_RUN = {
     r"^python examples/saved_model": "tests/test_saved_model.py converts a network",
     r"^hf upload": "needs an account",
     r"^kill -USR1": "signals a run in progress; tests/gsto_jax/training has it",
-    r"^(taskset -c \d )?python benchmarks": "measures for minutes, or what tests lack",
+    r"^python benchmarks": "measures for minutes, on data or machines that tests lack",
     r"^gsto-jax\b": ".ci/installation.py runs the command of an installation",
     r"--coordinator=": "tests/modes/test_several_hosts.py runs several processes",
     r"--mode=plan|--plan_json": "needs a compiler for TPUs; tests/gsto_jax/plan has it",

@@ -1,8 +1,11 @@
 """Runs training jobs in parallel subprocesses."""
 
+import contextlib
+import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
@@ -14,6 +17,7 @@ def run_all(
     jobs: int,
     launch: Callable[[SweepRun], "subprocess.Popen[Any]"],
     *,
+    cpus: Sequence[int] = (),
     on_exit: Callable[[SweepRun, int], None] = lambda run, status: None,
     on_tick: Callable[[], None] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
@@ -25,6 +29,9 @@ def run_all(
       runs: jobs to run.
       jobs: maximum number of simultaneous processes.
       launch: starts the process of a run; called from threads, one at a time.
+      cpus: indices of the CPUs that simultaneous jobs divide among themselves. Without, all jobs
+        use all CPUs, and their threads wait for each other: two small networks on two CPUs took 1.5
+        times as long.
       on_exit: receives a run and its exit status.
       on_tick: called once per period.
       stop: polled once per period; once true, running processes get SIGTERM and no others start.
@@ -32,13 +39,21 @@ def run_all(
     """
     processes: dict[SweepRun, subprocess.Popen[Any]] = {}
     starting, stopping = Lock(), False
+    shares: SimpleQueue[Collection[int]] = SimpleQueue()
+    for share in cpu_shares(cpus, jobs):
+        shares.put(share)
 
     def run_one(run: SweepRun) -> int | None:
-        with starting:
-            if stopping or stop():
-                return None
-            processes[run] = launch(run)
-        return processes[run].wait()
+        share = shares.get()
+        try:
+            with starting:
+                if stopping or stop():
+                    return None
+                processes[run] = launch(run)
+                _bind(processes[run].pid, share)
+            return processes[run].wait()
+        finally:
+            shares.put(share)
 
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(run_one, run): run for run in runs}
@@ -60,3 +75,17 @@ def run_all(
                 stopping = True
             for process in processes.values():
                 process.kill()
+
+
+def cpu_shares(cpus: Sequence[int], jobs: int) -> list[list[int]]:
+    """Divides CPUs among jobs; more jobs than CPUs have one each, and share it with others."""
+    if jobs < len(cpus):
+        return [list(cpus[job::jobs]) for job in range(jobs)]
+    return [[cpus[job % len(cpus)]] if cpus else [] for job in range(jobs)]
+
+
+def _bind(pid: int, cpus: Collection[int]) -> None:
+    """Lets a process that was just started run on some CPUs only, where the system can."""
+    if cpus and hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(pid, cpus)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 from dataclasses import replace
@@ -14,7 +15,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.sweep import rows
 from gsto_jax.sweep.figure import draw_results
 from gsto_jax.sweep.markdown import markdown
-from gsto_jax.sweep.pool import run_all
+from gsto_jax.sweep.pool import cpu_shares, run_all
 from gsto_jax.sweep.results import compare_rows, results_csv, results_json
 from gsto_jax.sweep.run_result import exit_reason, last_logged_step, read_result
 
@@ -141,6 +142,30 @@ def test_max_processes(tmp_path, jobs):
     assert statuses == dict.fromkeys(runs, 0)
     assert max(most) == jobs
     assert jobs > 1 or list(processes) == runs
+
+
+def test_cpu_shares():
+    assert cpu_shares([0, 1, 2, 5, 7], 2) == [[0, 2, 7], [1, 5]]
+    assert cpu_shares([4, 5], 2) == [[4], [5]]
+    assert cpu_shares([4, 5], 3) == [[4], [5], [4]], "more jobs than CPUs"
+    assert cpu_shares([], 2) == [[], []]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
+def test_simultaneous_jobs_use_different_cpus(tmp_path):
+    cpus = sorted(os.sched_getaffinity(0))
+    runs = rows.make_runs(ROWS[:2], [0], tmp_path)
+
+    def launch(run):
+        file = tmp_path / str(runs.index(run))
+        return subprocess.Popen(
+            ["sh", "-c", f"sleep 0.3; grep ^Cpus_allowed: /proc/self/status > {file}"]
+        )
+
+    run_all(runs, 2, launch, cpus=cpus, period=0.01)
+    masks = [int((tmp_path / name).read_text().split()[1].replace(",", ""), 16) for name in "01"]
+    allowed = [[cpu for cpu in cpus if mask >> cpu & 1] for mask in masks]
+    assert sorted(allowed) == sorted(cpu_shares(cpus, 2))
 
 
 def test_failure_does_not_affect_other_jobs(tmp_path):
