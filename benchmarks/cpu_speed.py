@@ -1,109 +1,121 @@
-"""Compares HRNetV2 and GSTO-HRNet on two CPU cores with eager PyTorch: inference and training.
+"""Compares inference and training on two CPU cores with PyTorch, eager and compiled, and ONNX.
 
-    python benchmarks/cpu_speed.py --torch-python=PATH [--size=256x512] [--batches=1,4] \
-        [--repeats=7] [--calls=3] [--csv=FILE]
+    python benchmarks/cpu_speed.py --torch-python=PATH [--sizes=512x1024,1024x2048] \
+        [--batches=1,4,8,16] [--steps=inference,train] [--minutes=30] [--memory=GIB] \
+        [--repeats=5] [--seconds=1] [--config=cityscapes_w18s] [--csv=FILE] [--plan]
 
 PATH is the Python of another environment, with PyTorch and the `train` extra (`PATH -m pip install
-torch '.[train]'`). It runs the network of `benchmarks/torch_peer.py` with the same weights: two
-threads, oneDNN, freed memory kept as here, in-place ReLU, inference with running BN statistics
-under `inference_mode`, fused SGD. It tries both memory layouts and reports the faster one. The
-networks are W18-Small-v2 with the options of `configs/cityscapes_w18s.py`. Inference goes from
-normalized images to logits at stride 4; a train step has the losses of all heads at full
-resolution, the gradient and SGD, and in JAX also normalizes the images and checks for non-finite
-values. Logits, loss and gradient norm must agree before both are timed, in turn. Prints medians
-with minimum and maximum in brackets, and medians of the ratios; writes a CSV next to this script.
-Needs Linux and an otherwise idle machine: other programs slow PyTorch's threads down most.
+torch '.[train]'`). Networks, weights and settings of all runtimes are those of
+`benchmarks/cpu_peers.py`, with the options of `configs/cityscapes_w18s.py`; PyTorch compiles with
+the options of `benchmarks/torch_compiled.py`, which needs a C++ compiler. Inference goes from
+normalized images to logits at stride 4 (PyTorch: under `inference_mode`; ONNX Runtime normalizes
+too). A train step has the losses of all heads at full resolution, the gradient and SGD (PyTorch's
+fused), and in JAX also normalizes the images and checks for non-finite values.
+
+A cell is a step, a size and a batch size; each has its own process. Logits, loss and gradient norm
+of its runtimes must agree before they are timed, in turn. A timing is one call of at least
+--seconds, or several after a warm-up call. Cells that do not fit the time or the memory (by
+default what is available) are left out and listed, as --plan does without measuring. Writes a CSV
+next to this script after each cell, and keeps its rows of other cells. Needs Linux and an
+otherwise idle machine: other programs slow PyTorch's threads down most.
 """
 
 import argparse
-import importlib
-import json
 import os
 import platform
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from benchmarks.csv_rows import write_rows
+from benchmarks import cpu_peers
+from benchmarks.csv_rows import merge_rows
+from benchmarks.forked import in_process
 from gsto_jax.devices.host_memory import keep_freed_memory
 
-CORES = 2
-NETWORKS = {"HRNetV2": "baseline", "GSTO-HRNet": ""}
-"""Config arguments by network."""
 STEPS = ("inference", "train")
-LAYOUTS = ("contiguous_format", "channels_last")
 TOLERANCES = {"logits": 1e-4, "loss": 1e-4, "gradient_norm": 1e-2}
-"""Relative to the largest value. PyTorch's two layouts differ by 1e-3 in the gradient norm."""
+"""Relative to the largest value. Memory layouts change PyTorch's gradient norm by 1e-3."""
+JAX, ONNX, EAGER, COMPILED = "JAX", "ONNX Runtime", "PyTorch eager", "PyTorch compiled"
+RUNTIMES = {"inference": (JAX, ONNX, EAGER, COMPILED), "train": (JAX, EAGER, COMPILED)}
+COMPILE_SECONDS = {"inference": 90, "train": 210}
+"""Estimates for one network and all runtimes, of two cores."""
+SECONDS_PER_MEGAPIXEL = {"inference": 0.65, "train": 2.5}
+"""Estimates for one call of W18-Small-v2."""
+MEMORY_PER_MEGAPIXEL = {"inference": 0.5, "train": 6.0}
+"""Estimates in GiB, of all runtimes together."""
 Run = Callable[[], dict[str, Any]]
 """A blocking call that returns the values to compare."""
 
 
-def read_config(network: str) -> Any:
-    """Returns the config of a network."""
-    return importlib.import_module("configs.cityscapes_w18s").get_config(NETWORKS[network])
+class Cell(NamedTuple):
+    """A measured case."""
+
+    step: str
+    size: tuple[int, int]
+    batch: int
+
+    @property
+    def megapixels(self) -> float:
+        """Megapixels of the batch."""
+        return self.batch * self.size[0] * self.size[1] / 1e6
+
+    def __str__(self) -> str:
+        return f"{self.step}, {self.size[0]}x{self.size[1]}, batch {self.batch}"
 
 
-def make_task(network: str) -> Any:
-    """Builds the task of a network."""
-    from gsto_jax.runs.tasks import task_from_config
-
-    return task_from_config(json.loads(read_config(network).to_json()), 100_000)
-
-
-def random_values(name: str, shape: Sequence[int], rng: Any) -> np.ndarray:
-    """Returns random values with which BN matters and activations stay near 1."""
-    if len(shape) == 4:
-        values = rng.normal(0, np.sqrt(2 / np.prod(shape[:3])), shape)
-    elif name.endswith(("scale", "var")):
-        values = rng.uniform(0.5, 1.5, shape) * (3 if name.endswith("var") else 1)
-    else:
-        values = rng.normal(0, 0.1, shape)
-    return values.astype(np.float32)
+def estimate_seconds(cell: Cell, repeats: int, min_seconds: float) -> float:
+    """Estimates how long a cell takes, with both networks and all runtimes."""
+    call = cell.megapixels * SECONDS_PER_MEGAPIXEL[cell.step]
+    timing = call if call >= min_seconds else call + min_seconds
+    timings = len(RUNTIMES[cell.step]) * (repeats + 1)
+    return len(cpu_peers.NETWORKS) * (COMPILE_SECONDS[cell.step] + timings * timing)
 
 
-def write_inputs(folder: Path, size: tuple[int, int], batches: Sequence[int]) -> None:
-    """Saves the variables of the networks and the batches for both sides."""
-    from flax.traverse_util import flatten_dict
+def choose_cells(
+    cells: Sequence[Cell], memory: float, minutes: float, repeats: int, min_seconds: float
+) -> tuple[list[Cell], dict[Cell, str]]:
+    """Chooses cells that fit memory and time, the smallest batches first.
 
-    from gsto_jax.models.initialize import abstract_variables
-    from gsto_jax.training.task import normalize
+    Args:
+      cells: candidates.
+      memory: available GiB.
+      minutes: time for all.
+      repeats: timings of each runtime.
+      min_seconds: of a timing.
 
-    rng = np.random.default_rng(0)
-    for network in NETWORKS:
-        task = make_task(network)
-        shapes = flatten_dict(abstract_variables(task.model), sep="/")
-        values = {name: random_values(name, leaf.shape, rng) for name, leaf in shapes.items()}
-        np.savez(folder / f"{network}.npz", **values)
-    for batch in batches:
-        image = rng.integers(0, 256, (batch, *size, 3), np.uint8)
-        np.savez(
-            folder / f"{batch}.npz",
-            image=image,
-            normalized=normalize(task, image),
-            label=rng.integers(0, task.num_classes, (batch, *size), np.uint8),
-            size=np.full((batch, 2), size, np.int32),
-        )
-
-
-def read_inputs(folder: Path, network: str, batch: int) -> tuple[Any, dict[str, np.ndarray]]:
-    """Loads the variables and batch that `write_inputs` saved."""
-    from flax.traverse_util import unflatten_dict
-
-    flat = dict(np.load(folder / f"{network}.npz"))
-    return unflatten_dict(flat, sep="/"), dict(np.load(folder / f"{batch}.npz"))
+    Returns:
+      The chosen cells, and why each of the others is left out.
+    """
+    chosen, left_out, total = [], {}, 0.0
+    for cell in sorted(cells, key=lambda cell: (cell.megapixels, cell.step)):
+        gib = cell.megapixels * MEMORY_PER_MEGAPIXEL[cell.step] + 2
+        seconds = estimate_seconds(cell, repeats, min_seconds)
+        if gib > memory:
+            left_out[cell] = f"needs about {gib:.0f} of {memory:.0f} GiB"
+        elif total + seconds > 60 * minutes:
+            left_out[cell] = f"takes about {seconds / 60:.0f} more minutes"
+        else:
+            chosen.append(cell)
+            total += seconds
+    return chosen, left_out
 
 
-def jax_run(folder: Path, step: str, network: str, batch: int) -> Run:
+def available_gib() -> float:
+    """Returns the memory that programs can still allocate."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable:")) / 2**20
+
+
+def jax_run(folder: Path, step: str, network: str, config: str) -> Run:
     """Returns a call of this project's compiled program."""
     import jax
 
@@ -112,8 +124,8 @@ def jax_run(folder: Path, step: str, network: str, batch: int) -> Run:
     from gsto_jax.training.loop import CompiledTrainStep
     from gsto_jax.training.task import create_state
 
-    task, mesh = make_task(network), make_mesh(jax.devices("cpu")[:1])
-    variables, arrays = read_inputs(folder, network, batch)
+    task, mesh = cpu_peers.make_task(network, config), make_mesh(jax.devices("cpu")[:1])
+    variables, arrays = cpu_peers.read_inputs(folder, network)
     inputs = put_batch(arrays, mesh)
     if step == "inference":
         forward = jax.jit(
@@ -135,39 +147,51 @@ def jax_run(folder: Path, step: str, network: str, batch: int) -> Run:
     return run
 
 
-def torch_run(folder: Path, step: str, network: str, batch: int, layout: str) -> Run:
+def onnx_run(folder: Path, exports: Path, network: str, config: str) -> Run:
+    """Returns a call of ONNX Runtime."""
+    predictor = cpu_peers.make_predictor(folder, network, config)
+    call = cpu_peers.onnx_call(predictor, exports / network, "logits")
+    image = cpu_peers.read_inputs(folder, network)[1]["image"]
+    return lambda: {"logits": call(image)}
+
+
+def torch_run(folder: Path, step: str, network: str, config: str, runtime: str) -> Run:
     """Returns a call of PyTorch; its gradient norm is that of the first call, an untimed one."""
     import torch
+    import torch_compiled
     import torch_peer
 
-    config = make_task(network).config
-    torch_peer.check_settings(config)
-    variables, arrays = read_inputs(folder, network, batch)
-    net = torch_peer.Peer(make_task(network).model, variables)
-    layout = getattr(torch, layout)
-    params = list(net.params.values())
-    for value in params:
-        if value.ndim == 4:
-            value.data = value.data.contiguous(memory_format=layout)
+    task, net, arrays = cpu_peers.torch_network(folder, network, config)
     images = torch.tensor(arrays["normalized"]).permute(0, 3, 1, 2)
-    images = images.contiguous(memory_format=layout)
+    images = images.contiguous(memory_format=torch.channels_last)
+
+    def optimized(function: Any) -> Any:
+        return torch_compiled.compile_call(net, function) if runtime == COMPILED else function
+
     if step == "inference":
+        infer = optimized(lambda images: net(images, train=False)[0].permute(0, 2, 3, 1))
 
         @torch.inference_mode()
         def forward() -> dict[str, Any]:
-            return {"logits": net(images, train=False)[0].permute(0, 2, 3, 1)}
+            return {"logits": infer(images)}
 
         return forward
     labels = torch.tensor(arrays["label"]).long()
-    weights, optim = config.loss.head_weights, config.optim
+    weights, optim = task.config.loss.head_weights, task.config.optim
+    params = list(net.params.values())
     sgd = torch.optim.SGD(
         params, optim.learning_rate, optim.momentum, weight_decay=optim.weight_decay, fused=True
     )
     norms: list[Any] = []
 
-    def train() -> dict[str, Any]:
+    def loss_of(images: Any, labels: Any) -> Any:
         logits, heads = net(images, train=True)
-        loss, _ = torch_peer.supervised_loss(logits, heads, labels, weights, 255)
+        return torch_peer.supervised_loss(logits, heads, labels, weights, 255)[0]
+
+    loss_of = optimized(loss_of)
+
+    def train() -> dict[str, Any]:
+        loss = loss_of(images, labels)
         sgd.zero_grad()
         loss.backward()
         if not norms:
@@ -178,164 +202,139 @@ def torch_run(folder: Path, step: str, network: str, batch: int, layout: str) ->
     return train
 
 
-def time_calls(run: Run, calls: int) -> float:
-    """Returns the wall time of a call in seconds, after a warm-up call."""
-    run()
+def time_calls(run: Run, min_seconds: float) -> float:
+    """Returns the wall time of a call: of one if it is long, or the mean after a warm-up call."""
     start = time.perf_counter()
-    for _ in range(calls):
+    run()
+    if (elapsed := time.perf_counter() - start) >= min_seconds:
+        return elapsed
+    calls, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < min_seconds:
         run()
-    return (time.perf_counter() - start) / calls
+        calls += 1
+    return elapsed / calls
 
 
-def serve(
-    folder: Path,
-    make_run: Callable[..., Run] = torch_run,
-    time_run: Callable[[Run, int], Any] = time_calls,
-) -> None:
-    """Serves requests in the process of PyTorch: a line in for calls, a line out for their time.
+def measure(cell: Cell, exports: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Compares the values of the runtimes, then times them in turn; returns a row of each."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        cpu_peers.write_inputs(folder, cell.size, cell.batch, args.config)
+        torch_process = cpu_peers.TorchProcess(args.torch_python, folder, __file__)
+        timers: dict[tuple[str, str], Callable[[float], float]] = {}
+        first: dict[tuple[str, str], dict[str, str]] = {}
+        for network in cpu_peers.NETWORKS:
+            expected: dict[str, Any] = {}
+            for runtime in RUNTIMES[cell.step]:
+                key, start = (network, runtime), time.perf_counter()
+                if runtime in (JAX, ONNX):
+                    run = (
+                        jax_run(folder, cell.step, network, args.config)
+                        if runtime == JAX
+                        else onnx_run(folder, Path(exports), network, args.config)
+                    )
+                    values = {name: np.asarray(value) for name, value in run().items()}
+                    timers[key] = partial(time_calls, run)
+                else:
+                    case = (cell.step, network, args.config, runtime)
+                    values, _ = torch_process.first_values(*case)
+                    timers[key] = partial(torch_process, *case)
+                seconds = time.perf_counter() - start
+                expected = expected or values
+                first[key] = {"relative_errors": check(values, expected, f"{runtime} of {cell}")}
+                first[key]["first_call_seconds"] = f"{seconds:.1f}"
+                print(f"  {network}, {runtime}: first call {seconds:.0f} s", flush=True)
+        times = cpu_peers.alternate(timers, args.repeats, args.seconds)
+        torch_process.process.communicate()
+    return make_rows(cell, times, first, torch_process.cpu)
 
-    The first call of a case is not timed; its values are saved as "torch.npz".
+
+def check(values: dict[str, Any], expected: dict[str, Any], case: str) -> str:
+    """Returns the relative errors of values as text; exits if one is too large."""
+    errors = {
+        name: float(np.abs(values[name] - value).max() / np.abs(value).max())
+        for name, value in expected.items()
+    }
+    for name, error in errors.items():
+        if not error < TOLERANCES[name]:
+            sys.exit(f"{case}: {name} differs by {error:.1e}")
+    return ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
+
+
+def make_rows(
+    cell: Cell,
+    times: dict[tuple[str, str], list[float]],
+    first: dict[tuple[str, str], dict[str, str]],
+    cpu: str,
+) -> list[dict[str, Any]]:
+    """Returns a row per network and runtime, with ratios to ours and to HRNetV2.
 
     Args:
-      folder: folder with the inputs.
-      make_run: returns the call of a case.
-      time_run: times a call.
+      cell: what was measured.
+      times: seconds of calls by network and runtime, timed in turn.
+      first: columns of the first call.
+      cpu: instruction set that PyTorch uses.
     """
-    import torch
-
-    assert torch.backends.mkldnn.is_available(), "PyTorch needs oneDNN for a fair comparison"
-    torch.set_num_threads(CORES)
-    torch.nn.functional.relu = torch.relu_  # in place, as is usual in PyTorch
-    print(json.dumps([torch.__version__, torch.backends.cpu.get_cpu_capability()]), flush=True)
-    runs: dict[tuple, Run] = {}
-    for line in sys.stdin:
-        *case, calls = json.loads(line)
-        elapsed = None
-        if (key := tuple(case)) in runs:
-            elapsed = time_run(runs[key], calls)
-        else:
-            runs[key] = make_run(folder, *case)
-            np.savez(folder / "torch.npz", **{k: v.numpy() for k, v in runs[key]().items()})
-        print(json.dumps(elapsed), flush=True)
-
-
-class TorchProcess:
-    """Client of the process that runs PyTorch."""
-
-    def __init__(self, python: str, folder: Path, script: str = __file__) -> None:
-        command = [python, script, f"--torch-python={python}", f"--serve={folder}"]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
-        self.version, self.cpu = self._answer()
-
-    def __call__(self, *case: Any) -> Any:
-        """Requests a step, network, batch, layout and number of calls; see `serve`."""
-        assert self.process.stdin
-        print(json.dumps(case), file=self.process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self) -> Any:
-        assert self.process.stdout
-        return json.loads(
-            self.process.stdout.readline() or sys.exit("the process of PyTorch ended")
-        )
-
-
-def measure(
-    torch_process: TorchProcess, folder: Path, step: str, batch: int, args: Any
-) -> list[dict[str, Any]]:
-    """Compares the values of both sides, then times them in turn; returns a row per network."""
-    timers: dict[tuple[str, str], Callable[[int], float]] = {}
-    errors: dict[str, dict[str, float]] = {}
-    for network in NETWORKS:
-        run = jax_run(folder, step, network, batch)
-        values = {name: np.asarray(value) for name, value in run().items()}
-        timers[network, "jax"] = partial(time_calls, run)
-        errors[network] = dict.fromkeys(values, 0.0)
-        for layout in LAYOUTS:
-            timers[network, layout] = partial(torch_process, step, network, batch, layout)
-            timers[network, layout](0)
-            for name, expected in np.load(folder / "torch.npz").items():
-                error = float(np.abs(values[name] - expected).max() / np.abs(expected).max())
-                errors[network][name] = max(errors[network][name], error)
-                if not error < TOLERANCES[name]:
-                    sys.exit(f"{step} of {network}: {name} of PyTorch differs by {error:.1e}")
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in timers}
-    for _ in range(args.repeats):
-        for key, timer in timers.items():
-            times[key].append(timer(args.calls))
     rows = []
-    for network in NETWORKS:
-        layouts = sorted(LAYOUTS, key=lambda layout: statistics.median(times[network, layout]))
-        jax_times, torch_times, slower = (times[network, key] for key in ("jax", *layouts))
-        base = times["HRNetV2", "jax"]
+    for (network, runtime), seconds in times.items():
+        columns = {"step": cell.step, "network": network, "runtime": runtime}
+        columns |= {"size": "x".join(map(str, cell.size)), "batch": cell.batch}
+        columns |= cpu_peers.spread("seconds", seconds)
+        columns |= cpu_peers.ratios("jax_over_this", times[network, JAX], seconds)
+        columns |= cpu_peers.ratios("relative_to_hrnetv2", seconds, times["HRNetV2", runtime])
+        mode = {COMPILED: "max-autotune" + ", frozen" * (cell.step == "inference")}
         rows.append(
-            {"step": step, "network": network, "batch": batch, "size": args.size}
-            | spread("jax_seconds", jax_times)
-            | {"torch_layout": layouts[0]}
-            | spread("torch_seconds", torch_times)
-            | {"torch_other_layout_seconds": f"{statistics.median(slower):.4f}"}
-            | ratios("jax_over_torch", jax_times, torch_times)
-            | ratios("relative_to_hrnetv2", jax_times, base)
-            | {
-                "relative_errors": ", ".join(f"{k} {v:.1e}" for k, v in errors[network].items()),
-                "cpu": torch_process.cpu,
-            }
+            columns | {"mode": mode.get(runtime, "")} | first[network, runtime] | {"cpu": cpu}
         )
     return rows
 
 
-def ratios(name: str, times: Sequence[float], base: Sequence[float]) -> dict[str, str]:
-    """Returns median, minimum and maximum of the ratios of times."""
-    return spread(name, [a / b for a, b in zip(times, base, strict=True)])
-
-
-def spread(name: str, values: Sequence[float]) -> dict[str, str]:
-    """Returns median, minimum and maximum as columns of a row."""
-    columns = {"": statistics.median(values), "_min": min(values), "_max": max(values)}
-    return {name + suffix: f"{value:.4f}" for suffix, value in columns.items()}
-
-
-def print_row(row: dict[str, Any]) -> None:
-    """Prints a row."""
-
-    def text(name: str) -> str:
-        return f"{row[name]} ({row[f'{name}_min']} to {row[f'{name}_max']})"
-
-    print(
-        f"{row['step']} of {row['network']}, batch {row['batch']}: JAX {text('jax_seconds')} s, "
-        f"PyTorch {text('torch_seconds')} s in {row['torch_layout']}, "
-        f"{row['torch_other_layout_seconds']} s in the other layout\n"
-        f"  JAX over PyTorch {text('jax_over_torch')}, relative to HRNetV2 "
-        f"{text('relative_to_hrnetv2')}\n  relative errors: {row['relative_errors']}",
-        flush=True,
-    )
-
-
 def main(args: argparse.Namespace) -> None:
-    """Measures each step and batch size, prints and writes the rows."""
-    cores = sorted(os.sched_getaffinity(0))[:CORES]
+    """Measures the chosen cells, prints and writes the rows."""
+    cores = sorted(os.sched_getaffinity(0))[: cpu_peers.CORES]
     os.sched_setaffinity(0, cores)
+    sizes = [tuple(map(int, size.split("x"))) for size in args.sizes.split(",")]
     batches = [int(batch) for batch in args.batches.split(",")]
-    height, width = map(int, args.size.split("x"))
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        torch_process = TorchProcess(args.torch_python, folder)
-        import jax
-
-        write_inputs(folder, (height, width), batches)
-        rows = []
-        for step in STEPS:
-            for batch in batches:
-                measured = measure(torch_process, folder, step, batch, args)
-                rows += measured
-                for row in measured:
-                    print_row(row)
-        torch_process.process.communicate()
+    cells = [Cell(s, z, b) for s in args.steps.split(",") for z in sizes for b in batches]
+    memory = args.memory or available_gib()
+    chosen, left_out = choose_cells(cells, memory, args.minutes, args.repeats, args.seconds)
+    for cell in chosen:
+        minutes = estimate_seconds(cell, args.repeats, args.seconds) / 60
+        print(f"to measure: {cell}, about {minutes:.1f} minutes", flush=True)
+    for cell, reason in left_out.items():
+        print(f"left out: {cell}: {reason}", flush=True)
+    if args.plan:
+        return
+    torch_version = torch_version_of(args.torch_python)
     machine = f"{platform.machine()}_{len(cores)}cores"
-    versions = f"jax{jax.__version__}_torch{torch_process.version.partition('+')[0]}"
-    default = Path(__file__).parent / f"cpu_speed_{machine}_{versions}.csv"
-    write_rows(args.csv or default, rows)
+    versions = f"jax{version('jax')}_torch{torch_version}_onnxruntime{version('onnxruntime')}"
+    path = args.csv or Path(__file__).parent / f"cpu_speed_{machine}_{versions}.csv"
+    with tempfile.TemporaryDirectory() as exports:
+        for cell in chosen:
+            print(cell, flush=True)
+            try:
+                rows = in_process(measure, cell, exports, args)
+            except RuntimeError:
+                print(f"left out: {cell}: it failed, see above", flush=True)
+                continue
+            merge_rows(path, rows, keys=("step", "network", "runtime", "size", "batch"))
+            for row in rows:
+                print(
+                    f"  {row['network']}, {row['runtime']}: {row['seconds']} s, JAX takes "
+                    f"{row['jax_over_this']} ({row['jax_over_this_min']} to "
+                    f"{row['jax_over_this_max']}) of it; {row['relative_errors']}",
+                    flush=True,
+                )
+
+
+def torch_version_of(python: str) -> str:
+    """Returns the version of PyTorch in an environment, without its local part."""
+    import subprocess
+
+    code = "from importlib.metadata import version; print(version('torch').partition('+')[0])"
+    return subprocess.run(
+        [python, "-c", code], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.strip()
 
 
 if __name__ == "__main__":
@@ -343,12 +342,20 @@ if __name__ == "__main__":
     parser.add_argument(
         "--torch-python", required=True, help="Python with PyTorch and the `train` extra"
     )
-    parser.add_argument("--size", default="256x512", help="height and width of the images")
-    parser.add_argument("--batches", default="1,4", help="batch sizes")
-    parser.add_argument("--repeats", type=int, default=7, help="number of timings of each")
-    parser.add_argument("--calls", type=int, default=3, help="calls per timing")
+    parser.add_argument("--sizes", default="512x1024,1024x2048", help="image sizes, h x w")
+    parser.add_argument("--batches", default="1,4,8,16", help="batch sizes")
+    parser.add_argument("--steps", default=",".join(STEPS), help="some of them")
+    parser.add_argument("--minutes", type=float, default=30, help="time for all cells")
+    parser.add_argument("--memory", type=float, help="GiB; by default what is available")
+    parser.add_argument("--repeats", type=int, default=5, help="number of timings of each")
+    parser.add_argument("--seconds", type=float, default=1, help="shortest timing")
+    parser.add_argument("--config", default=cpu_peers.CONFIG, help="module of configs/")
     parser.add_argument("--csv", help="file to write; by default named after the machine")
+    parser.add_argument("--plan", action="store_true", help="only list what would be measured")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     ARGS = parser.parse_args()
     keep_freed_memory()
-    serve(Path(ARGS.serve)) if ARGS.serve else main(ARGS)
+    if ARGS.serve:
+        cpu_peers.serve(Path(ARGS.serve), torch_run, time_calls)
+    else:
+        main(ARGS)

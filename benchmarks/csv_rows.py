@@ -12,3 +12,25 @@ def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def merge_rows(
+    path: str | Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]
+) -> list[Mapping[str, Any]]:
+    """Adds rows to a CSV file; they replace those with the same keys.
+
+    Args:
+      path: file, with the columns of the rows; created if missing.
+      rows: rows to add.
+      keys: columns that identify a row.
+
+    Returns:
+      All rows of the file.
+    """
+    previous: list[dict[str, str]] = []
+    if Path(path).exists():
+        with Path(path).open(newline="") as file:
+            previous = list(csv.DictReader(file))
+    merged = {tuple(str(row[key]) for key in keys): row for row in [*previous, *rows]}
+    write_rows(path, list(merged.values()))
+    return list(merged.values())

@@ -7,15 +7,14 @@ Each maps one image, `1 h w 3` uint8, to its class indices, with the same weight
 the network, upsampling and the best class. The networks are W18-Small-v2 with the options of
 `configs/cityscapes_w18s.py`. JAX runs the program of `--mode=predict`; ONNX Runtime the model.onnx
 of `--mode=export`, for any size and, with --fixed, for this size; PyTorch, in the environment of
-PATH, the network of `benchmarks/torch_peer.py` in channels last, eager and by torch.compile (see
-`benchmarks/cpu_speed.py` for PATH and settings). Without --torch-python there is no PyTorch. All
-must agree on the labels before they are timed, in turn, with two threads each. Prints images a
-second (medians), and ratios to JAX; writes a CSV next to this script. Needs Linux and an otherwise
+PATH, the network of `benchmarks/torch_peer.py`, eager and compiled (see `benchmarks/cpu_speed.py`
+for PATH and settings). Without --torch-python there is no PyTorch. All must agree on the labels
+before they are timed, in turn, with two threads each. Prints images a second (medians), and ratios
+to JAX; writes a CSV next to this script. Needs Linux and an otherwise
 idle machine; the CPU time of an image, of all threads, is in the CSV for others.
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -30,9 +29,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import cpu_speed
 import numpy as np
 
+from benchmarks import cpu_peers
 from benchmarks.csv_rows import write_rows
 from gsto_jax.devices.host_memory import keep_freed_memory
 
@@ -44,58 +43,31 @@ Run = Callable[[], np.ndarray]
 def jax_runs(folder: Path, network: str, exports: Path, fixed: bool) -> dict[str, Run]:
     """Exports a network, and returns the calls of JAX and of ONNX Runtime."""
     import jax
-    import onnxruntime
 
     from gsto_jax.devices.mesh import compiler_options, make_mesh
-    from gsto_jax.predict.export import export
-    from gsto_jax.predict.segmentation import Predictor
     from gsto_jax.predict.single_pass import make_program
-    from gsto_jax.runs.tasks import task_from_config
-    from gsto_jax.runs.trained import TrainedModel
 
-    config = json.loads(cpu_speed.read_config(network).to_json())
-    config["data"]["base_size"] = 0  # PyTorch's side does not scale images
-    variables, arrays = cpu_speed.read_inputs(folder, network, 1)
-    mesh = make_mesh(jax.devices("cpu")[:1])
-    task = task_from_config(config, 100_000)
-    trained = TrainedModel(task, variables, mesh, Path("run/checkpoints/1"), config)
-    predictor = Predictor.from_trained(trained)
-    program = jax.jit(make_program(predictor), compiler_options=compiler_options(mesh))
-    image = arrays["image"]
+    predictor = cpu_peers.make_predictor(folder, network)
+    options = compiler_options(make_mesh(jax.devices("cpu")[:1]))
+    program = jax.jit(make_program(predictor), compiler_options=options)
+    image = cpu_peers.read_inputs(folder, network)[1]["image"]
     runs = {"JAX": lambda: np.asarray(program(image)["labels"])[0]}
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cpu_speed.CORES
     sizes = {"ONNX Runtime": None} | ({"ONNX Runtime, fixed": image.shape[1:3]} if fixed else {})
     for name, size in sizes.items():
-        target = exports / f"{network}-{name}"
         start = time.perf_counter()
-        if not (target / "model.onnx").exists():
-            export(predictor, target, ("onnx",), size)
+        call = cpu_peers.onnx_call(predictor, exports / f"{network}-{name}", "labels", size)
         print(f"{network}: export in {time.perf_counter() - start:.0f} s", flush=True)
-        session = onnxruntime.InferenceSession(
-            str(target / "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
-        runs[name] = partial(_run_session, session, image)
+        runs[name] = partial(lambda call: call(image)[0], call)
     return runs
-
-
-def _run_session(session: Any, image: np.ndarray) -> np.ndarray:
-    return session.run(["labels"], {"image": image})[0][0]
 
 
 def torch_run(folder: Path, network: str, mode: str) -> Callable[[], dict[str, Any]]:
     """Returns a call of PyTorch; the mode is "eager" or "compiled"."""
     import torch
+    import torch_compiled
     import torch_peer
 
-    task = cpu_speed.make_task(network)
-    torch_peer.check_settings(task.config)
-    variables, arrays = cpu_speed.read_inputs(folder, network, 1)
-    net = torch_peer.Peer(task.model, variables)
-    for value in net.params.values():
-        value.requires_grad_(False)
-        if value.ndim == 4:
-            value.data = value.data.contiguous(memory_format=torch.channels_last)
+    task, net, arrays = cpu_peers.torch_network(folder, network)
     image = torch.tensor(arrays["image"])
     mean, std = torch.tensor(task.mean), torch.tensor(task.std)
 
@@ -104,9 +76,9 @@ def torch_run(folder: Path, network: str, mode: str) -> Callable[[], dict[str, A
         logits = net(x, train=False)[0]
         return torch_peer._resize(logits, image.shape[1:3]).argmax(1).to(torch.uint8)
 
-    run = torch.compile(predict) if mode == "compiled" else predict
+    run = torch_compiled.compile_call(net, predict) if mode == "compiled" else predict
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def forward() -> dict[str, Any]:
         return {"labels": run(image)[0]}
 
@@ -124,10 +96,7 @@ def timed(run: Run, calls: int) -> tuple[float, float]:
 
 def measure(network: str, timers: dict[str, Any], args: Any) -> list[dict[str, Any]]:
     """Times all runtimes in turn; returns a row of each."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in timers}
-    for _ in range(args.repeats):
-        for name, timer in timers.items():
-            times[name].append(timer(args.calls))
+    times = cpu_peers.alternate(timers, args.repeats, args.calls)
     rows = []
     for name, pairs in times.items():
         seconds, cpu_seconds = zip(*pairs, strict=True)
@@ -139,24 +108,24 @@ def measure(network: str, timers: dict[str, Any], args: Any) -> list[dict[str, A
                 "size": args.size,
                 "images_per_second": f"{1 / statistics.median(seconds):.2f}",
             }
-            | cpu_speed.spread("seconds", seconds)
+            | cpu_peers.spread("seconds", seconds)
             | {"cpu_seconds": f"{statistics.median(cpu_seconds):.4f}"}
-            | cpu_speed.ratios("seconds_over_jax", seconds, base)
+            | cpu_peers.ratios("seconds_over_jax", seconds, base)
         )
     return rows
 
 
 def main(args: argparse.Namespace) -> None:
     """Measures both networks, prints and writes the rows."""
-    cores = sorted(os.sched_getaffinity(0))[: cpu_speed.CORES]
+    cores = sorted(os.sched_getaffinity(0))[: cpu_peers.CORES]
     os.sched_setaffinity(0, cores)
     height, width = map(int, args.size.split("x"))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         torch_process = None
         if args.torch_python:
-            torch_process = cpu_speed.TorchProcess(args.torch_python, folder, __file__)
-        cpu_speed.write_inputs(folder, (height, width), [1])
+            torch_process = cpu_peers.TorchProcess(args.torch_python, folder, __file__)
+        cpu_peers.write_inputs(folder, (height, width), 1)
         rows = []
         for network in args.networks.split(","):
             exports = Path(args.exports) if args.exports else folder
@@ -166,8 +135,7 @@ def main(args: argparse.Namespace) -> None:
             for mode in ("eager", "compiled") if torch_process else ():
                 name = f"PyTorch {mode}"
                 timers[name] = partial(torch_process, network, mode)
-                timers[name](0)
-                labels[name] = np.load(folder / "torch.npz")["labels"]
+                labels[name] = torch_process.first_values(network, mode)[0]["labels"]
             for name, values in labels.items():
                 agreement = (values == labels["JAX"]).mean()
                 print(f"{network}: {name} gives {agreement:.4%} of JAX's labels", flush=True)
@@ -195,7 +163,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--torch-python", help="Python with PyTorch and the `train` extra")
     parser.add_argument("--size", default="512x1024", help="height and width of the image")
-    parser.add_argument("--networks", default=",".join(cpu_speed.NETWORKS), help="some of them")
+    parser.add_argument("--networks", default=",".join(cpu_peers.NETWORKS), help="some of them")
     parser.add_argument("--repeats", type=int, default=7, help="number of timings of each")
     parser.add_argument("--calls", type=int, default=2, help="calls per timing")
     parser.add_argument("--exports", help="folder that keeps the exported models for another run")
@@ -204,4 +172,4 @@ if __name__ == "__main__":
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     ARGS = parser.parse_args()
     keep_freed_memory()
-    cpu_speed.serve(Path(ARGS.serve), torch_run, timed) if ARGS.serve else main(ARGS)
+    cpu_peers.serve(Path(ARGS.serve), torch_run, timed) if ARGS.serve else main(ARGS)

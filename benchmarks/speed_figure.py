@@ -4,6 +4,7 @@ python benchmarks/speed_figure.py
 """
 
 import csv
+from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
@@ -13,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
-GPU = "gpu_speed_networks_NVIDIA_H200_jax0.11.2.csv"
+GPU = "gpu_speed_NVIDIA_H200_jax0.11.2_torch2.11.0.csv"
 CPU = "cpu_speed_x86_64_2cores_jax0.10.2_torch2.14.1.csv"
 NETWORKS = {
     "hrnet-w18s": "HRNetV2-W18-Small-v2",
@@ -21,20 +22,40 @@ NETWORKS = {
     "hrnet-w48": "HRNetV2-W48",
     "gsto-w48": "GSTO-HRNet-W48",
 }
+RUNTIMES = {
+    "JAX": ("gsto_jax", "#2f6fb3"),
+    "PyTorch eager": ("PyTorch, eager", "#e0883a"),
+    "PyTorch compiled": ("PyTorch, compiled", "#8a5aa8"),
+}
+"""Labels and colors."""
 
 
-def train_rows(name: str) -> list[dict[str, str]]:
-    """Returns the rows of a CSV file that measured a train step."""
+def train_seconds(name: str, unit: str) -> dict[tuple[str, str], dict[str, float]]:
+    """Returns the times of train steps by network and batch, then by runtime.
+
+    Args:
+      name: CSV file.
+      unit: its column of the times.
+    """
+    times: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     with (HERE / name).open(newline="") as file:
-        return [row for row in csv.DictReader(file) if row["step"] == "train"]
+        for row in csv.DictReader(file):
+            if row["step"] == "train" and row["runtime"] in RUNTIMES:
+                times[row["network"], row["batch"]][row["runtime"]] = float(row[unit])
+    return times
 
 
-def draw(axes: plt.Axes, title: str, times: dict[str, tuple[float, float]]) -> None:
-    """Draws a pair of bars for each network: milliseconds of this code and of PyTorch."""
-    for offset, label, color in ((-0.2, "gsto_jax", "#2f6fb3"), (0.2, "PyTorch, eager", "#e0883a")):
-        values = [pair[offset > 0] for pair in times.values()]
-        bars = axes.barh([n + offset for n in range(len(values))], values, 0.38, color=color)
-        axes.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
+def draw(axes: plt.Axes, title: str, times: dict[str, dict[str, float]]) -> None:
+    """Draws bars for each network: milliseconds of each runtime that was measured."""
+    runtimes = [x for x in RUNTIMES if any(x in measured for measured in times.values())]
+    height = 0.8 / len(runtimes)
+    for n, runtime in enumerate(runtimes):
+        values = [measured.get(runtime, 0) for measured in times.values()]
+        offset = (n - (len(runtimes) - 1) / 2) * height
+        label, color = RUNTIMES[runtime]
+        positions = [n + offset for n in range(len(values))]
+        bars = axes.barh(positions, values, 0.95 * height, color=color)
+        axes.bar_label(bars, [f"{x:.0f}" if x else "" for x in values], padding=3, fontsize=8)
         bars.set_label(label)
     axes.set_yticks(range(len(times)), list(times))
     axes.invert_yaxis()
@@ -47,16 +68,15 @@ def draw(axes: plt.Axes, title: str, times: dict[str, tuple[float, float]]) -> N
 def main() -> None:
     """Writes the figure."""
     gpu = {
-        NETWORKS[row["row"]]: (float(row["ms"]), float(row["torch_ms"]))
-        for row in train_rows(GPU)
-        if row["row"] in NETWORKS
+        NETWORKS[network]: measured
+        for (network, batch), measured in train_seconds(GPU, "ms").items()
+        if batch == "8"
     }
     cpu = {
-        f"{row['network']}, {row['batch']} image{'s' * (row['batch'] != '1')}": (
-            1e3 * float(row["jax_seconds"]),
-            1e3 * float(row["torch_seconds"]),
-        )
-        for row in train_rows(CPU)
+        f"{network}, {batch} image{'s' * (batch != '1')}": {
+            runtime: 1e3 * seconds for runtime, seconds in measured.items()
+        }
+        for (network, batch), measured in train_seconds(CPU, "seconds").items()
     }
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.4), layout="constrained")
     draw(left, "H200: 8 crops of 512x1024, bfloat16", gpu)
