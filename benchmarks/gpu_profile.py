@@ -30,14 +30,14 @@ from benchmarks.gpu_timing import device_name, use_cache
 IDLE = "no kernel"
 LIBRARY_CATEGORIES = {
     "layout conversion of convolutions": r"nchwTo|nhwcTo|AddPadding|transpose_readWrite",
-    "convolution, weight gradient": r"wgrad",
-    "convolution, input gradient": r"dgrad",
+    "convolution, weight gradient": r"wgrad|bw.filter",
+    "convolution, input gradient": r"dgrad|bw.input",
     "convolution": r"conv(?!ert)|fprop|implicit|cudnn|xmma|cutlass",
     "matrix product": r"gemm|nvjet|cublas|splitK",
     "gate kernel": r"_gates$",
     "copy or transpose": r"^Mem(cpy|set)|transpose|copy",
 }
-"""Patterns of kernel names, of which the first that matches counts."""
+"""Patterns of the names of kernel and HLO operation, of which the first that matches counts."""
 LAYER_CATEGORIES = {
     "gates": r"gate",
     "BN": r"/bn\d?(/|$)",
@@ -52,15 +52,16 @@ class Kernel(NamedTuple):
     """An executed kernel; times in microseconds."""
 
     name: str
+    operation: str  # of HLO; empty if unknown
     op_name: str  # name stack of the root; empty if unknown
     start: float
     duration: float
 
 
-def category(name: str, op_name: str) -> str:
-    """Returns the category of a kernel by its name and the name stack of its root."""
+def category(name: str, operation: str, op_name: str) -> str:
+    """Returns the category of a kernel; see `Kernel` for the arguments."""
     for label, pattern in LIBRARY_CATEGORIES.items():
-        if re.search(pattern, name):
+        if re.search(pattern, name) or re.search(pattern, operation):
             return label
     kind = ", reductions" if "reduce" in name else ""
     for label, pattern in LAYER_CATEGORIES.items():
@@ -99,12 +100,13 @@ def read_kernels(folder: Path, names: Mapping[str, str]) -> Iterator[Kernel]:
             if devices and not line.name.startswith("Stream"):
                 continue
             for event in line.events:
-                operation = dict(event.stats).get("hlo_op", "")
+                operation = str(dict(event.stats).get("hlo_op", ""))
                 if not devices and not operation:
                     continue
                 keys = (re.sub(r"[.\-]", "_", str(x)) for x in (operation, event.name))
                 op_name = next((names[key] for key in keys if key in names), "")
-                yield Kernel(event.name, op_name, event.start_ns / 1e3, event.duration_ns / 1e3)
+                times = event.start_ns / 1e3, event.duration_ns / 1e3
+                yield Kernel(event.name, operation, op_name, *times)
 
 
 def profile(case: Case, calls: int) -> list[Kernel]:
@@ -126,7 +128,7 @@ def category_rows(kernels: Sequence[Kernel], calls: int) -> list[dict[str, Any]]
     """Returns milliseconds, share and number of kernels of each category, per call."""
     times, counts = defaultdict(float), defaultdict(int)
     for kernel in kernels:
-        label = category(kernel.name, kernel.op_name)
+        label = category(kernel.name, kernel.operation, kernel.op_name)
         times[label] += kernel.duration
         counts[label] += 1
     intervals = [(kernel.start, kernel.start + kernel.duration) for kernel in kernels]
@@ -145,19 +147,20 @@ def category_rows(kernels: Sequence[Kernel], calls: int) -> list[dict[str, Any]]
 
 def kernel_rows(kernels: Sequence[Kernel], calls: int, top: int) -> list[dict[str, Any]]:
     """Returns milliseconds and number of the slowest kernels, per call."""
-    durations: dict[tuple[str, str], list[float]] = defaultdict(list)
+    durations: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for kernel in kernels:
-        durations[kernel.name, kernel.op_name].append(kernel.duration)
-    slowest = sorted(durations, key=lambda key: -sum(durations[key]))[:top]
+        durations[kernel.name, kernel.operation, kernel.op_name].append(kernel.duration)
+    slowest = sorted(durations.items(), key=lambda item: -sum(item[1]))[:top]
     return [
         {
             "kernel": name[:200],
+            "operation": operation,
             "op_name": op_name,
-            "category": category(name, op_name),
-            "ms": f"{sum(durations[name, op_name]) / calls / 1e3:.3f}",
-            "kernels": f"{len(durations[name, op_name]) / calls:.1f}",
+            "category": category(name, operation, op_name),
+            "ms": f"{sum(times) / calls / 1e3:.3f}",
+            "kernels": f"{len(times) / calls:.1f}",
         }
-        for name, op_name in slowest
+        for (name, operation, op_name), times in slowest
     ]
 
 
@@ -182,7 +185,7 @@ def main() -> None:
         columns = case.columns() | {"runtime": "JAX"}
         for table, rows, key in (
             ("categories", category_rows(kernels, args.calls), ("category",)),
-            ("kernels", kernel_rows(kernels, args.calls, args.top), ("kernel", "op_name")),
+            ("kernels", kernel_rows(kernels, args.calls, args.top), ("kernel", "operation")),
         ):
             path = f"{stem}_{table}_{device_name()}_{suffix}"
             merge_rows(path, [columns | row for row in rows], (*KEYS, *key))

@@ -93,14 +93,14 @@ def test_ratios_of_gpu_times():
     ],
 )
 def test_category_of_a_kernel(name, op_name, expected):
-    assert gpu_profile.category(name, op_name) == expected
+    assert gpu_profile.category(name, "", op_name) == expected
 
 
 def test_categories_of_calls_add_up():
     kernels = [
-        gpu_profile.Kernel("loop_add_fusion", "", start=0, duration=2000),
-        gpu_profile.Kernel("loop_add_fusion", "", start=1000, duration=2000),
-        gpu_profile.Kernel("dgrad", "", start=7000, duration=1000),
+        gpu_profile.Kernel("loop_add_fusion", "", "", start=0, duration=2000),
+        gpu_profile.Kernel("loop_add_fusion", "", "", start=1000, duration=2000),
+        gpu_profile.Kernel("cutlass", "cudnn-conv-bw-input.3", "", start=7000, duration=1000),
     ]
     rows = {row["category"]: row for row in gpu_profile.category_rows(kernels, calls=2)}
     assert (rows["unknown"]["ms"], rows["unknown"]["kernels"]) == ("2.000", "1.0")
