@@ -1,12 +1,13 @@
 """Runs the GPU benchmarks in one session of limited length on a machine without network.
 
-    python benchmarks/gpu_session.py [PART ...] [--minutes=12] [--output=DIR]
+    python benchmarks/gpu_session.py [PART ...] [--minutes=12] [--output=DIR] [--cache=DIR]
 
 PARTs are the names of `PARTS`, by default all in their order, the most important first. The
 commands of a part run one after the other, except that `compile` runs its own at the same time. A
 part that reaches its limit is ended and leaves its CSV files, which are written as it goes; the
-session ends on time whatever happens. Logs and CSV files are in DIR, by default `gpu_session`.
-Needs JAX and PyTorch for the GPU, and the `train` extra.
+session ends on time whatever happens. Logs and CSV files are in --output, by default `gpu_session`;
+compiled programs in --cache, by default there too, so that a second session with other parts starts
+quickly. Needs JAX and PyTorch for the GPU, and the `train` extra.
 """
 
 import argparse
@@ -56,20 +57,21 @@ PARTS = {
 """Parts by name. The last ones run only if the others leave them time, or when they are named."""
 
 
-def run_part(name: str, part: Part, seconds: float, output: Path) -> None:
+def run_part(name: str, part: Part, seconds: float, output: Path, cache: Path) -> None:
     """Runs the commands of a part; ends those that run when its time is over.
 
     Args:
       name: name of the part, and of its logs.
       part: the commands.
       seconds: time for all of them.
-      output: folder of logs, CSV files and the compilation cache.
+      output: folder of logs and CSV files.
+      cache: folder of the compilation cache.
     """
     end = time.monotonic() + min(part.seconds, seconds)
     running: list[subprocess.Popen[bytes]] = []
     for number, command in enumerate(part.commands):
         script, *arguments = command.split()
-        arguments += [f"--csv={output / script.removesuffix('.py')}", f"--cache={output / 'cache'}"]
+        arguments += [f"--csv={output / script.removesuffix('.py')}", f"--cache={cache}"]
         with (output / f"{name}{number}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, str(HERE / script), *arguments],
@@ -99,6 +101,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}")
     parser.add_argument("--minutes", type=float, default=12, help="length of the session")
     parser.add_argument("--output", default="gpu_session", help="folder of logs and CSV files")
+    parser.add_argument("--cache", help="folder of compiled programs")
     args = parser.parse_args()
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"unknown parts {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
@@ -111,7 +114,7 @@ def main() -> None:
             print(f"left out: {name}, no time left", flush=True)
             continue
         part_start = time.monotonic()
-        run_part(name, PARTS[name], left, output)
+        run_part(name, PARTS[name], left, output, Path(args.cache or output / "cache"))
         print(f"== {name}: {time.monotonic() - part_start:.0f} s", flush=True)
         for log in sorted(output.glob(f"{name}[0-9]*.log")):
             lines = log.read_text(errors="replace").splitlines()

@@ -148,17 +148,19 @@ def measurement(ms: float, peak: int, compile_seconds: float) -> dict[str, str]:
 def measure_torch(case: Case, runtime: str, args: Any) -> dict[str, Any]:
     """Returns the columns of a measurement of PyTorch."""
     import torch
+    from torch._dynamo.utils import counters
 
-    start = time.perf_counter()
-    run = torch_call(case, runtime)
     has_gpu = torch.cuda.is_available()  # a CPU is for trying this script out
     wait = torch.cuda.synchronize if has_gpu else lambda: None
+    if has_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    counters.clear()
+    start = time.perf_counter()
+    run = torch_call(case, runtime)
     run()
     wait()
     seconds = time.perf_counter() - start
     if runtime == RUNTIMES["compiled"]:
-        from torch._dynamo.utils import counters
-
         print(f"  CUDA graphs skipped: {counters['inductor']['cudagraph_skips']}", flush=True)
     ms = milliseconds(run, lambda _: wait(), args)
     peak = torch.cuda.max_memory_allocated() if has_gpu else 0
