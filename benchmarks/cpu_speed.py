@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -46,11 +47,11 @@ TOLERANCES = {"logits": 1e-4, "loss": 1e-4, "gradient_norm": 1e-2}
 """Relative to the largest value. Memory layouts change PyTorch's gradient norm by 1e-3."""
 JAX, ONNX, EAGER, COMPILED = "JAX", "ONNX Runtime", "PyTorch eager", "PyTorch compiled"
 RUNTIMES = {"inference": (JAX, ONNX, EAGER, COMPILED), "train": (JAX, EAGER, COMPILED)}
-COMPILE_SECONDS = {"inference": 90, "train": 210}
-"""Estimates for one network and all runtimes, of two cores."""
+COMPILE_SECONDS = {"inference": 120, "train": 300}
+"""Estimates for both networks and all runtimes."""
 SECONDS_PER_MEGAPIXEL = {"inference": 0.65, "train": 2.5}
 """Estimates for one call of W18-Small-v2."""
-MEMORY_PER_MEGAPIXEL = {"inference": 0.5, "train": 6.0}
+MEMORY_PER_MEGAPIXEL = {"inference": 0.5, "train": 7.0}
 """Estimates in GiB, of all runtimes together."""
 Run = Callable[[], dict[str, Any]]
 """A blocking call that returns the values to compare."""
@@ -77,7 +78,7 @@ def estimate_seconds(cell: Cell, repeats: int, min_seconds: float) -> float:
     call = cell.megapixels * SECONDS_PER_MEGAPIXEL[cell.step]
     timing = call if call >= min_seconds else call + min_seconds
     timings = len(RUNTIMES[cell.step]) * (repeats + 1)
-    return len(cpu_peers.NETWORKS) * (COMPILE_SECONDS[cell.step] + timings * timing)
+    return COMPILE_SECONDS[cell.step] + len(cpu_peers.NETWORKS) * timings * timing
 
 
 def choose_cells(
@@ -217,36 +218,43 @@ def time_calls(run: Run, min_seconds: float) -> float:
 
 def measure(cell: Cell, exports: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Compares the values of the runtimes, then times them in turn; returns a row of each."""
-    with tempfile.TemporaryDirectory() as scratch:
+    step, config, networks = cell.step, args.config, cpu_peers.NETWORKS
+    timers: dict[tuple[str, str], Callable[[float], float]] = {}
+    values: dict[tuple[str, str], dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as pool:
         folder = Path(scratch)
-        cpu_peers.write_inputs(folder, cell.size, cell.batch, args.config)
-        torch_process = cpu_peers.TorchProcess(args.torch_python, folder, __file__)
-        timers: dict[tuple[str, str], Callable[[float], float]] = {}
-        first: dict[tuple[str, str], dict[str, str]] = {}
-        for network in cpu_peers.NETWORKS:
-            expected: dict[str, Any] = {}
-            for runtime in RUNTIMES[cell.step]:
-                key, start = (network, runtime), time.perf_counter()
-                if runtime in (JAX, ONNX):
-                    run = (
-                        jax_run(folder, cell.step, network, args.config)
-                        if runtime == JAX
-                        else onnx_run(folder, Path(exports), network, args.config)
-                    )
-                    values = {name: np.asarray(value) for name, value in run().items()}
-                    timers[key] = partial(time_calls, run)
-                else:
-                    case = (cell.step, network, args.config, runtime)
-                    values, _ = torch_process.first_values(*case)
-                    timers[key] = partial(torch_process, *case)
-                seconds = time.perf_counter() - start
-                expected = expected or values
-                first[key] = {"relative_errors": check(values, expected, f"{runtime} of {cell}")}
-                first[key]["first_call_seconds"] = f"{seconds:.1f}"
-                print(f"  {network}, {runtime}: first call {seconds:.0f} s", flush=True)
+        cpu_peers.write_inputs(folder, cell.size, cell.batch, config)
+        processes = {
+            network: cpu_peers.TorchProcess(args.torch_python, folder, __file__)
+            for network in networks
+        }
+
+        def first_calls(network: str) -> dict[str, dict[str, Any]]:
+            first_values = partial(processes[network].first_values, step, network, config)
+            return {runtime: first_values(runtime) for runtime in (EAGER, COMPILED)}
+
+        # All compile at the same time: most of it uses one core.
+        torch_values = {network: pool.submit(first_calls, network) for network in networks}
+        for network in networks:
+            runs = {JAX: jax_run(folder, step, network, config)}
+            if step == "inference":
+                runs[ONNX] = onnx_run(folder, Path(exports), network, config)
+            for runtime, run in runs.items():
+                values[network, runtime] = {k: np.asarray(v) for k, v in run().items()}
+                timers[network, runtime] = partial(time_calls, run)
+        for network in networks:
+            for runtime, arrays in torch_values[network].result().items():
+                values[network, runtime] = arrays
+                timer = partial(processes[network], step, network, config, runtime)
+                timers[network, runtime] = timer
+        errors = {
+            key: check(arrays, values[key[0], JAX], f"{key}, {cell}")
+            for key, arrays in values.items()
+        }
         times = cpu_peers.alternate(timers, args.repeats, args.seconds)
-        torch_process.process.communicate()
-    return make_rows(cell, times, first, torch_process.cpu)
+        for process in processes.values():
+            process.process.communicate()
+    return make_rows(cell, times, errors, processes["HRNetV2"].cpu)
 
 
 def check(values: dict[str, Any], expected: dict[str, Any], case: str) -> str:
@@ -264,7 +272,7 @@ def check(values: dict[str, Any], expected: dict[str, Any], case: str) -> str:
 def make_rows(
     cell: Cell,
     times: dict[tuple[str, str], list[float]],
-    first: dict[tuple[str, str], dict[str, str]],
+    errors: dict[tuple[str, str], str],
     cpu: str,
 ) -> list[dict[str, Any]]:
     """Returns a row per network and runtime, with ratios to ours and to HRNetV2.
@@ -272,7 +280,7 @@ def make_rows(
     Args:
       cell: what was measured.
       times: seconds of calls by network and runtime, timed in turn.
-      first: columns of the first call.
+      errors: relative errors by network and runtime.
       cpu: instruction set that PyTorch uses.
     """
     rows = []
@@ -283,9 +291,8 @@ def make_rows(
         columns |= cpu_peers.ratios("jax_over_this", times[network, JAX], seconds)
         columns |= cpu_peers.ratios("relative_to_hrnetv2", seconds, times["HRNetV2", runtime])
         mode = {COMPILED: "max-autotune" + ", frozen" * (cell.step == "inference")}
-        rows.append(
-            columns | {"mode": mode.get(runtime, "")} | first[network, runtime] | {"cpu": cpu}
-        )
+        columns |= {"mode": mode.get(runtime, ""), "relative_errors": errors[network, runtime]}
+        rows.append(columns | {"cpu": cpu})
     return rows
 
 

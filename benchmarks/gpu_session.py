@@ -34,7 +34,7 @@ class Part(NamedTuple):
 
 PARTS = {
     "compile": Part(
-        130,
+        200,
         ["gpu_gates.py --calls=0"]
         + [
             f"gpu_speed.py {network} --steps={step} --runtimes=jax --calls=0"
@@ -43,8 +43,8 @@ PARTS = {
         ],
         parallel=True,
     ),
-    "jax": Part(90, [f"gpu_speed.py {ALL} --runtimes=jax"]),
-    "profile": Part(60, [f"gpu_profile.py {GSTO}"]),
+    "jax": Part(100, [f"gpu_speed.py {ALL} --runtimes=jax"]),
+    "profile": Part(70, [f"gpu_profile.py {GSTO}"]),
     "compiled-w18s": Part(150, ["gpu_speed.py gsto-w18s --runtimes=compiled,eager"]),
     "compiled-w48": Part(180, ["gpu_speed.py gsto-w48 --runtimes=compiled,eager"]),
     "flags": Part(110, ["gpu_flags.py gsto-w18s"]),

@@ -135,7 +135,7 @@ def main(args: argparse.Namespace) -> None:
             for mode in ("eager", "compiled") if torch_process else ():
                 name = f"PyTorch {mode}"
                 timers[name] = partial(torch_process, network, mode)
-                labels[name] = torch_process.first_values(network, mode)[0]["labels"]
+                labels[name] = torch_process.first_values(network, mode)["labels"]
             for name, values in labels.items():
                 agreement = (values == labels["JAX"]).mean()
                 print(f"{network}: {name} gives {agreement:.4%} of JAX's labels", flush=True)

@@ -34,8 +34,7 @@ def test_ratios_of_cpu_times_are_medians_of_paired_ratios():
         ("GSTO-HRNet", JAX): [2.0, 3.0, 3.0],
         ("GSTO-HRNet", COMPILED): [4.0, 2.0, 3.0],
     }
-    first = {key: {"relative_errors": ""} for key in times}
-    rows = cpu_speed.make_rows(SMALL, times, first, "AVX512")
+    rows = cpu_speed.make_rows(SMALL, times, dict.fromkeys(times, ""), "AVX512")
     ratios = [float(row["jax_over_this"]) for row in rows]
     assert ratios == [1, 1, 1, 1]
     assert [float(row["jax_over_this_min"]) for row in rows] == [1, 0.5, 1, 0.5]
