@@ -18,6 +18,7 @@ from gsto_jax.image_files import (
     ImageHeader,
     decode,
     decode_by_opencv,
+    decode_png,
     open_image,
     pixel_layout,
     read_header,
@@ -130,6 +131,8 @@ def _stored_values(data: bytes) -> np.ndarray:
         is_gray_png = image.format == "PNG" and layout in ("L", "I;16B")
         image.verify()  # the checksums of a PNG
     if is_gray_png:
+        if (gray := decode_png(data)) is not None:
+            return gray[..., 0]
         values = decode_by_opencv(data, cv2.IMREAD_UNCHANGED)
         if values is None:
             raise ImageError("its pixels are damaged; replace the file")

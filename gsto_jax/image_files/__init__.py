@@ -4,8 +4,8 @@
 as `h w c` uint8: RGB, or another number of channels. `DecodeOptions` controls channels, alpha, EXIF
 orientation and range of values, and is part of a run's config. Color profiles are ignored, and only
 the first frame is read. `crop_person` crops a person, `decode_crop` a box of a file. Imports NumPy,
-OpenCV, Pillow and tifffile, and rasterio if it is installed and tifffile lacks a codec, but no JAX,
-so that data workers and servers can use it.
+OpenCV, Pillow and tifffile, kornia-rs if it is installed, and rasterio if it is and tifffile lacks
+a codec, but no JAX, so that data workers and servers can use it.
 """
 
 from gsto_jax.image_files.decode import Decoded, decode, to_pixels
@@ -29,6 +29,7 @@ from gsto_jax.image_files.options import (
     ImageError,
 )
 from gsto_jax.image_files.person_crop import box_to_frame, crop_person, frame_to_crop
+from gsto_jax.image_files.png import decode_png
 
 __all__ = [
     "ALPHAS",
@@ -49,6 +50,7 @@ __all__ = [
     "decode",
     "decode_by_opencv",
     "decode_crop",
+    "decode_png",
     "exif_orientation",
     "frame_to_crop",
     "open_image",

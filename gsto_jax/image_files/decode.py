@@ -17,6 +17,7 @@ from gsto_jax.image_files.header import (
     read_header,
 )
 from gsto_jax.image_files.options import DecodeOptions, ImageError
+from gsto_jax.image_files.png import decode_png
 from gsto_jax.image_files.values import alpha_to_bytes, compose, to_bytes
 
 
@@ -56,14 +57,10 @@ def decode(data: bytes, options: DecodeOptions | None = None) -> Decoded:
     if header.decoder == "deep":
         pixels, bits, used_bits = _decode_deep(data, header, options)
         return Decoded(header.orient(pixels, options), header, bits, used_bits)
-    bgr = None
-    if header.decoder == "opencv":
-        bgr = decode_by_opencv(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if bgr is None:  # Pillow may read what OpenCV rejects, and raises with a reason
-        pixels = _decode_by_pillow(data, options)
-    else:
-        pixels = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    return Decoded(header.orient(pixels, options), header)
+    rgb = _decode_opaque(data) if header.decoder == "opencv" else None
+    if rgb is None:  # Pillow may read what OpenCV rejects, and raises with a reason
+        rgb = _decode_by_pillow(data, options)
+    return Decoded(header.orient(rgb, options), header)
 
 
 def to_pixels(image: np.ndarray | Image.Image, options: DecodeOptions | None = None) -> np.ndarray:
@@ -100,6 +97,14 @@ def to_pixels(image: np.ndarray | Image.Image, options: DecodeOptions | None = N
     if channels == 4:
         return compose(colors, alpha_to_bytes(image[..., 3:]), options.alpha)
     return np.repeat(colors, 3, axis=2) if channels == 1 else np.ascontiguousarray(colors)
+
+
+def _decode_opaque(data: bytes) -> np.ndarray | None:
+    """Decodes a JPEG or PNG of 8 bits per channel without alpha; None if it fails."""
+    if (pixels := decode_png(data)) is not None:
+        return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+    bgr = decode_by_opencv(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return None if bgr is None else cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 def _decode_by_pillow(data: bytes, options: DecodeOptions) -> np.ndarray:
