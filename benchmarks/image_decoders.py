@@ -1,7 +1,7 @@
 """CPU time to decode images of Cityscapes' size, by decoder and by lossless storage.
 
     pip install kornia-rs imagecodecs pyspng    # optional; what is not installed is skipped
-    nice python benchmarks/image_decoders.py --camvid=DIR [--images=4] [--rounds=5]
+    nice python benchmarks/image_decoders.py --camvid=DIR [--images=4] [--rounds=3]
 
 DIR is a CamVid folder (`train.txt` and its files). Its images, upsampled to 1024x2048 with noise
 (see input_pipeline.py), are encoded as PNGs by OpenCV and by Pillow with their defaults, which are
@@ -25,6 +25,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -40,7 +41,9 @@ from data_pipelines.builders import BUILDERS, prepare
 from data_pipelines.files.tiles import Tiles, encode_tiles
 from gsto_jax.image_files import png as png_module
 
-ROUNDS = flags.DEFINE_integer("rounds", 5, "number of rounds")
+ROUNDS = flags.DEFINE_integer("rounds", 3, "number of rounds")
+Job = tuple[dict[str, str], Callable[[Any], Any], list[Any]]
+"""First columns of a row, a function, and the arguments that it is called with."""
 CROP = (slice(256, 768), slice(512, 1536))
 
 
@@ -139,40 +142,39 @@ def check_pixels(case: Case, arrays: list[np.ndarray]) -> None:
         np.testing.assert_array_equal(pixels[..., ::-1] if is_bgr else pixels, expected)
 
 
-def training_cases(folder: Path, count: int) -> list[tuple[str, str, float, Callable[[int], Any]]]:
-    """Returns storage, decoder, megabytes a sample, and a function that loads a training sample."""
-    cases = []
+def sample_loader(pipeline: Prepared, count: int, kornia: bool) -> Callable[[Any], Any]:
+    """Returns a function that loads a training sample by index, with or without kornia-rs."""
+    decoder = png_module._decoder if kornia else lambda: None
+    patch = mock.patch.object(png_module, "_decoder", decoder)
+
+    def load(index: int) -> Any:
+        with patch:
+            sample = pipeline.decode(index % count)
+            return pipeline.augment(sample, index, np.random.default_rng(index))
+
+    return load
+
+
+def training_cases(folder: Path, count: int) -> list[tuple[dict[str, str], Callable[[Any], Any]]]:
+    """Prepares the dataset as files and as tiles; returns columns and the loader of samples."""
+    cases, loaders = [], []
     for storage in ("files", "tiles"):
-        prepare(
-            BUILDERS["cityscapes"](),
-            folder / "tree",
-            folder / storage,
-            storage=storage,
-            partial=True,
-        )
+        builder = BUILDERS["cityscapes"]()
+        prepare(builder, folder / "tree", folder / storage, storage=storage, partial=True)
         records = (folder / storage).rglob("*train.array_record*")
         size = sum(path.stat().st_size for path in records) / count / 1e6
         pipeline = Prepared(folder / storage, "mixed")
-
-        def load(index: int, pipeline: Prepared = pipeline) -> Any:
-            rng = np.random.default_rng(index)
-            return pipeline.augment(pipeline.decode(index % count), index, rng)
-
-        def load_by_opencv(index: int, load: Callable[[int], Any] = load) -> Any:
-            decoder, png_module._decoder = png_module._decoder, lambda: None
-            try:
-                return load(index)
-            finally:
-                png_module._decoder = decoder
-
-        if storage == "tiles":
-            cases.append((storage, "zstd", size, load))
-            continue
-        cases.append((storage, "opencv", size, load_by_opencv))
-        if find_spec("kornia_rs"):
-            cases.append((storage, "kornia-rs", size, load))
-            samples = load(0), load_by_opencv(0)
-            np.testing.assert_array_equal(samples[0]["image"], samples[1]["image"])
+        decoders = {"opencv": False, "kornia-rs": True} if storage == "files" else {"zstd": False}
+        for decoder, kornia in decoders.items():
+            if kornia and not find_spec("kornia_rs"):
+                continue
+            columns = {"content": "training sample", "storage": storage, "decoder": decoder}
+            loaders.append(sample_loader(pipeline, count, kornia))
+            cases.append((columns | {"megabytes": f"{size:.3f}"}, loaders[-1]))
+    first, *others = [loader(0) for loader in loaders]
+    for other in others:
+        np.testing.assert_array_equal(first["image"], other["image"])
+        np.testing.assert_array_equal(first["label"], other["label"])
     return cases
 
 
@@ -184,13 +186,13 @@ def time_calls(function: Callable[[Any], Any], arguments: list[Any]) -> float:
     return 1e3 * (time.process_time() - start) / len(arguments)
 
 
-def measure(jobs: list[tuple[dict[str, Any], Callable[[Any], Any], list[Any]]]) -> list[dict]:
+def measure(jobs: list[Job]) -> list[dict[str, str]]:
     """Times all jobs in turn, in rounds; returns the rows, which begin with each job's columns."""
     times: list[list[float]] = [[] for _ in jobs]
     for _ in range(ROUNDS.value):
-        for row, (_, function, arguments) in zip(times, jobs, strict=True):
-            row.append(time_calls(function, arguments))
-    rows: list[dict[str, Any]] = []
+        for measured, (_, function, arguments) in zip(times, jobs, strict=True):
+            measured.append(time_calls(function, arguments))
+    rows: list[dict[str, str]] = []
     baseline: dict[Any, float] = {}
     for (columns, _, _), measured in zip(jobs, times, strict=True):
         median = statistics.median(measured)
@@ -211,6 +213,23 @@ def measure(jobs: list[tuple[dict[str, Any], Callable[[Any], Any], list[Any]]]) 
     return rows
 
 
+def decoding_jobs(tree: Path) -> list[Job]:
+    """Encodes the images and labels of a folder tree in all forms, and checks all decoders."""
+    paths = sorted(tree.glob("leftImg8bit/train/*/*.png"))
+    images = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths]
+    paths = sorted(tree.glob("gtFine/train/*/*labelIds.png"))
+    labels = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
+    cases = [*png_cases("image", images), *tile_cases("image", images), *other_cases(images)]
+    cases += [*png_cases("label", labels), *tile_cases("label", labels)]
+    jobs: list[Job] = []
+    for case in cases:
+        check_pixels(case, images if case.content.startswith("image") else labels)
+        size = sum(map(len, case.files)) / len(case.files) / 1e6
+        columns = dict(zip(("content", "storage", "decoder"), case[:3], strict=True))
+        jobs.append((columns | {"megabytes": f"{size:.3f}"}, case.decode, case.files))
+    return jobs
+
+
 def main(_: list[str]) -> None:
     """Encodes, checks, measures, prints and writes the rows."""
     logging.set_verbosity(logging.WARNING)
@@ -218,32 +237,13 @@ def main(_: list[str]) -> None:
     for name in ("kornia_rs", "pyspng", "imagecodecs"):
         if not find_spec(name):
             print(f"{name} is not installed; its rows are left out")
+    camvid = Path(flags.FLAGS.camvid).expanduser()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        count = len(
-            write_images(Path(flags.FLAGS.camvid).expanduser(), folder / "tree", flags.FLAGS.images)
-        )
-        tree = folder / "tree"
-        paths = sorted(tree.glob("leftImg8bit/train/*/*.png"))
-        images = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths]
-        paths = sorted(tree.glob("gtFine/train/*/*labelIds.png"))
-        labels = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
-        jobs = []
-        for arrays, cases in (
-            (
-                images,
-                [*png_cases("image", images), *tile_cases("image", images), *other_cases(images)],
-            ),
-            (labels, [*png_cases("label", labels), *tile_cases("label", labels)]),
-        ):
-            for case in cases:
-                check_pixels(case, arrays)
-                size = sum(map(len, case.files)) / len(case.files) / 1e6
-                columns = dict(zip(("content", "storage", "decoder"), case[:3], strict=True))
-                jobs.append((columns | {"megabytes": f"{size:.3f}"}, case.decode, case.files))
-        for storage, decoder, size, load in training_cases(folder, count):
-            columns = {"content": "training sample", "storage": storage, "decoder": decoder}
-            jobs.append((columns | {"megabytes": f"{size:.3f}"}, load, list(range(3 * count))))
+        count = len(write_images(camvid, folder / "tree", flags.FLAGS.images))
+        jobs = decoding_jobs(folder / "tree")
+        for columns, load in training_cases(folder, count):
+            jobs.append((columns, load, list(range(3 * count))))
         rows = measure(jobs)
     versions = f"opencv{cv2.__version__}"
     versions += f"_kornia-rs{version('kornia-rs')}" if find_spec("kornia_rs") else ""
