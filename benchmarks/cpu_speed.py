@@ -23,6 +23,7 @@ otherwise idle machine: other programs slow PyTorch's threads down most.
 import argparse
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -317,7 +318,11 @@ def main(args: argparse.Namespace) -> None:
     versions = f"jax{version('jax')}_torch{torch_version}_onnxruntime{version('onnxruntime')}"
     path = args.csv or Path(__file__).parent / f"cpu_speed_{machine}_{versions}.csv"
     with tempfile.TemporaryDirectory() as exports:
+        start = time.monotonic()
         for cell in chosen:
+            if time.monotonic() - start > 60 * args.minutes:
+                print(f"left out: {cell}: no time left", flush=True)
+                continue
             print(cell, flush=True)
             try:
                 rows = in_process(measure, cell, exports, args)
@@ -336,8 +341,6 @@ def main(args: argparse.Namespace) -> None:
 
 def torch_version_of(python: str) -> str:
     """Returns the version of PyTorch in an environment, without its local part."""
-    import subprocess
-
     code = "from importlib.metadata import version; print(version('torch').partition('+')[0])"
     return subprocess.run(
         [python, "-c", code], check=True, stdout=subprocess.PIPE, text=True
