@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from gsto_jax.sweep.results import paired_difference
 from gsto_jax.sweep.statistics import PairedDifference, holm, summarize
@@ -47,6 +48,10 @@ CANDIDATES = (
 )
 SUCCESS = tuple(Comparison(f"S{n}", row, "HRNetV2") for n, row in enumerate(CANDIDATES, 1))
 NOT_BELOW = tuple(Comparison(f"N{n}", row, "w/ sup") for n, row in enumerate(CANDIDATES, 1))
+EXPLORED = (
+    *(Comparison(f"E{n}", row, "GFM + GTM") for n, row in enumerate(CANDIDATES, 1)),
+    Comparison("E4", "GTM", "w/ sup"),
+)
 RECIPE = (1600, 0.1)
 RATES = (0.05, 0.1, 0.2)
 
@@ -63,6 +68,7 @@ def fill_page(page: Path, runs: Sequence[Mapping[str, str]]) -> None:
         "cause": _tests(scores, CAUSE),
         "success": _tests(scores, SUCCESS),
         "not below": _noninferiority(scores, NOT_BELOW),
+        "explored": _comparison_table(EXPLORED, [_difference(scores, x) for x in EXPLORED]),
         "rows": _rows(scores, [row for row in rows if (row, *RECIPE) in scores]),
         "rates": _grid(scores, [(1600, rate) for rate in RATES], "rate {1:g}"),
         "length": _grid(scores, [(steps, 0.1) for steps in (1600, 4800, 16000)], "{0} steps"),
@@ -91,10 +97,14 @@ def _status(runs: Sequence[Mapping[str, str]]) -> str:
 
 def _tests(scores: Scores, comparisons: Sequence[Comparison]) -> str:
     differences = [_difference(scores, x) for x in comparisons]
-    corrected = [math.nan] * len(comparisons)
+    alone = corrected = [math.nan] * len(comparisons)
     if _is_complete(differences):
-        corrected = holm([x.p for x in differences])
-    columns = {"p (Holm)": [_number(p, ".4f") for p in corrected]}
+        alone = [x.p for x in differences]
+        corrected = holm(alone)
+    columns = {
+        "p": [_number(p, ".4f") for p in alone],
+        "p (Holm)": [_number(p, ".4f") for p in corrected],
+    }
     best = [_best_rate_difference(scores, x) for x in comparisons]
     if not all(map(math.isnan, best)):
         columns["difference at best rates"] = [_number(x, "+.1f") for x in best]
@@ -134,7 +144,7 @@ def _best_rate_difference(scores: Scores, comparison: Comparison) -> float:
 def _comparison_table(
     comparisons: Sequence[Comparison],
     differences: Sequence[PairedDifference],
-    columns: Mapping[str, Sequence[str]],
+    columns: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> str:
     """Returns a table of differences with further columns by heading."""
     heading = ["", "row", "compared with", "pairs", "difference", "95 % interval", *columns]

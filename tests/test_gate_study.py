@@ -6,7 +6,7 @@ from benchmarks.gate_study_report import fill_page
 
 PAGE = "".join(
     f"<!-- {name} -->\n<!-- end -->\n"
-    for name in ("status", "cause", "success", "not below", "rows", "rates", "length")
+    for name in ("status", "cause", "success", "not below", "explored", "rows", "rates", "length")
 )
 
 
@@ -45,6 +45,7 @@ def test_verdicts(tmp_path):
         )
     ]
     lines = lines_of(tmp_path, runs)
+    assert lines["E3"][1:4] == ["GFM + GTM", "0", "-"], "without the row"
     assert [lines[name][-1] for name in ("N1", "N2", "N3")] == ["yes", "yes", "no"]
     assert lines["H6"][3] == "+1.0" and lines["H6"][-1] == "-2.0"
     assert lines["H1"][-1] == "-" and "S1" in lines
