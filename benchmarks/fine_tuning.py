@@ -32,6 +32,8 @@ def main() -> None:
             "--config=configs/quickstart.py",
             f"--workdir={scenes}",
             f"--config.train.steps={args.scenes_steps}",
+            "--config.model.hrnet.gfm_style=released",
+            "--config.model.hrnet.gtm_style=released",
             "--config.run.trackers=()",
             *NO_IMAGES,
         )

@@ -12,6 +12,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,9 @@ def measure(run: Path, num_images: int) -> Iterator[Measures]:
     data = DataConfig(**trained.config["data"])
     source = make_source(data, data.eval_split)
     images = np.stack([source[n]["image"] for n in range(num_images)])
-    step = jax.jit(lambda variables: statistics(trained.task, variables, images))
+    step = jax.jit(partial(statistics, trained.task))
     for steps, variables in ((0, trained.task.initial_variables()), (STEPS, trained.variables)):
-        for name, (mean, std, rms) in jax.device_get(step(variables)).items():
+        for name, (mean, std, rms) in jax.device_get(step(variables, images)).items():
             values = {"mean": mean, "std": std, "rms": rms}
             yield {"step": steps, "name": name} | {k: f"{v:.5f}" for k, v in values.items()}
 

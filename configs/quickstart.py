@@ -1,8 +1,8 @@
-"""A small GSTO-HRNet on synthetic street scenes; the default of `--config`.
+"""A small GSTO-HRNet with residual gates on synthetic street scenes; the default of `--config`.
 
     python main.py [--config=configs/quickstart.py:baseline]
 
-1600 steps of 4 crops take about two minutes on two CPU cores and reach 65 mIoU.
+1600 steps of 4 crops take about two minutes on two CPU cores and reach 68 mIoU.
 """
 
 from ml_collections import ConfigDict
@@ -18,6 +18,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.model.variant = "mini"
     config.model.init = "he"
+    # From random weights these gates score higher than the released ones (docs/gates.md).
+    config.model.hrnet.gfm_style = config.model.hrnet.gtm_style = "residual"
     config.model.bn_momentum = 0.95  # the network changes fast, so old statistics are outdated
 
     config.optim.learning_rate = 0.1
