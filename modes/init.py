@@ -176,8 +176,13 @@ def _config_text(proposal: Proposal, output: Path, name: str) -> str:
     groups = [
         Group({"name": output.stem}),
         Group(
-            {"model.init": "he", "optim.learning_rate": sizes.learning_rate},
-            "From scratch; with init_from=FILE from pretrained weights.",
+            {
+                "model.init": "he",
+                "model.hrnet.gfm_style": "residual",
+                "model.hrnet.gtm_style": "residual",
+                "optim.learning_rate": sizes.learning_rate,
+            },
+            "From scratch; with init_from=FILE from pretrained weights, of HRNet with these gates.",
         ),
         Group(
             {

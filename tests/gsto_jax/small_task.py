@@ -19,6 +19,7 @@ def values(**model):
     config = importlib.import_module("configs.quickstart").get_config()
     plain = json.loads(config.to_json())
     hrnet = plain["model"]["hrnet"]
+    hrnet |= {"gfm_style": "released", "gtm_style": "released"}
     for name, value in model.items():
         (hrnet if name in hrnet else plain["model"])[name] = value
     plain["run"]["log_every"] = 2

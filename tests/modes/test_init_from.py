@@ -25,6 +25,7 @@ PUBLISHED |= {"ade20k_w18s", "ade20k_w48", "pascal_voc_w18s", "pascal_voc_w48"}
 PUBLISHED |= {"coco_stuff_w18s", "coco_stuff_w48", "mapillary_w18s", "mapillary_w48"}
 PUBLISHED |= {"mpii_pose_w32", "wholebody_pose_w32"}
 PUBLISHED |= {"coco_pose_w32", "coco_pose_w48", "cityscapes_r50_ppm", "cityscapes_r50_aspp"}
+RELEASED = [f"--config.model.hrnet.{gates}_style=released" for gates in ("gfm", "gtm")]
 
 
 def test_published_configs_note_imagenet_weights():
@@ -62,8 +63,8 @@ def test_exported_weights_start_another_run(scenes_run, tmp_path):
     path = tmp_path / "export" / "weights.pth"
     assert f"export      {path} (GSTO-HRNet names" in exported.stdout
     assert set(read_state_dict(path)) == set(read_state_dict(path.with_suffix(".safetensors")))
-    config = "--config=configs/quickstart.py:runlocal"
-    result = run(config, f"--workdir={tmp_path}/next", f"--config.init_from={path}")
+    config = ["--config=configs/quickstart.py:runlocal", *RELEASED]
+    result = run(*config, f"--workdir={tmp_path}/next", f"--config.init_from={path}")
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "next" / "init_from.json").read_text())
     assert record["num_loaded"] == record["num_arrays"] and record["initialized"] == {}
@@ -76,6 +77,7 @@ def scenes_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
     config = json.loads(importlib.import_module("configs.quickstart").get_config().to_json())
     config["seed"] = 5
+    config["model"]["hrnet"] |= {"gfm_style": "released", "gtm_style": "released"}
     state = initial_state(task_from_config(config), MESH)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(replace(state, step=np.int32(4)), {"config": config})
@@ -103,7 +105,7 @@ def three_classes(tmp_path):
         "run.trackers": "()",
     }
     options = [f"--config.{name}={value}" for name, value in options.items()]
-    return ["--config=configs/quickstart.py:runlocal", *options]
+    return ["--config=configs/quickstart.py:runlocal", *RELEASED, *options]
 
 
 @pytest.mark.slow
