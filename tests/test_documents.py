@@ -40,6 +40,7 @@ NOT_RUN = {
     r"--config\.init_from=\S+\.pth": "needs a file; tests/modes/test_init_from.py has it",
     r"run\.trackers=.*wandb": "needs another package; tests/modes/test_trackers.py has it",
     r"--mode=explain .*--compare=": "needs two runs; tests/modes/test_explain.py has it",
+    r"--formats=safetensors": "needs released gates; tests/modes/test_init_from.py has it",
     r"--calibration=": "needs a folder of images; tests/gsto_jax/predict has int8",
     r"--boxes=|coco_pose": "needs a pose network; tests/modes/test_pose_main.py has it",
     rf"^python main.py(?! --mode=describe)(?!.*mine\.py).*(/|=)({DATASETS})": "needs a dataset",
