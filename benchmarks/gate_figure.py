@@ -1,6 +1,6 @@
 """Draws docs/gates.png: gates and branches of GSTO-HRNet beside those of plain HRNet.
 
-    python main.py --workdir=runs/gsto
+    python main.py --config=configs/ablation.py:data=scenes,mini --workdir=runs/gsto
     python main.py --config=configs/quickstart.py:baseline --workdir=runs/plain
     python benchmarks/gate_figure.py runs/gsto runs/plain docs/gates.png
 

@@ -137,8 +137,8 @@ def main() -> None:
         if not runs:
             sys.exit(f"{args.folder} must have a finished run; none of its runs is")
         planned = [key for table in TABLES.values() for key in table.runs]
-        if strange := runs.keys() - set(planned):
-            sys.exit(f"{args.csv} must have runs of the study's tables only; got {min(strange)}")
+        if unplanned := runs.keys() - set(planned):
+            sys.exit(f"{args.csv} must have runs of the study's tables only; got {min(unplanned)}")
         write_rows(args.csv, [runs[key] for key in planned if key in runs])
     elif not runs:
         sys.exit(f"{args.csv} must be a CSV of `collect`, with a run at least")

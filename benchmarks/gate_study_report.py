@@ -97,12 +97,12 @@ def _status(runs: Sequence[Mapping[str, str]]) -> str:
 
 def _tests(scores: Scores, comparisons: Sequence[Comparison]) -> str:
     differences = [_difference(scores, x) for x in comparisons]
-    alone = corrected = [math.nan] * len(comparisons)
+    p_values = corrected = [math.nan] * len(comparisons)
     if _is_complete(differences):
-        alone = [x.p for x in differences]
-        corrected = holm(alone)
+        p_values = [x.p for x in differences]
+        corrected = holm(p_values)
     columns = {
-        "p": [_number(p, ".4f") for p in alone],
+        "p": [_number(p, ".4f") for p in p_values],
         "p (Holm)": [_number(p, ".4f") for p in corrected],
     }
     best = [_best_rate_difference(scores, x) for x in comparisons]

@@ -182,7 +182,8 @@ def _config_text(proposal: Proposal, output: Path, name: str) -> str:
                 "model.hrnet.gtm_style": "residual",
                 "optim.learning_rate": sizes.learning_rate,
             },
-            "From scratch; with init_from=FILE from pretrained weights, of HRNet with these gates.",
+            "From scratch; with init_from=FILE from weights of HRNet. Those of GSTO-HRNet have "
+            "released gates.",
         ),
         Group(
             {

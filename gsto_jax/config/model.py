@@ -205,7 +205,7 @@ class ModelConfig(Section, prefix="model", role=MODEL):
         self.require(all(self.freeze), "freeze", "a list of patterns, none of them empty")
         unused = self.hrnet if self.is_context_net else self.context_net
         for field in dataclasses.fields(unused):
-            # Configs that train from random weights set the styles, whatever the variant will be.
+            # Configs for random weights set these styles before `variant` is overridden.
             if field.name not in ("gfm_style", "gtm_style"):
                 unused.require_default(field.name, f"with model.variant={self.variant}")
         self.require(

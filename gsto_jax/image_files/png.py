@@ -33,7 +33,9 @@ def decode_png(data: bytes) -> np.ndarray | None:
     try:
         pixels: np.ndarray = decoder(data, (height, width), mode)
         return pixels
-    except Exception:  # it raises no narrower type
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # it has no narrower type, and a panic of Rust is no Exception
         return None
 
 

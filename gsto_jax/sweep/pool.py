@@ -29,19 +29,17 @@ def run_all(
       runs: jobs to run.
       jobs: maximum number of simultaneous processes.
       launch: starts the process of a run; called from threads, one at a time.
-      cpus: indices of the CPUs that simultaneous jobs divide among themselves. Without, all jobs
-        use all CPUs, and their threads wait for each other: two small networks on two CPUs took 1.5
-        times as long.
+      cpus: indices of the CPUs that simultaneous jobs divide among themselves; if empty, all jobs
+        use all CPUs, which took two small networks on two CPUs 1.5 times as long.
       on_exit: receives a run and its exit status.
       on_tick: called once per period.
       stop: polled once per period; once true, running processes get SIGTERM and no others start.
       period: seconds.
     """
+    jobs = max(1, min(jobs, len(runs)))
     processes: dict[SweepRun, subprocess.Popen[Any]] = {}
     starting, stopping = Lock(), False
-    shares: SimpleQueue[Collection[int]] = SimpleQueue()
-    for share in cpu_shares(cpus, jobs):
-        shares.put(share)
+    shares = _make_queue(cpu_shares(cpus, jobs))
 
     def run_one(run: SweepRun) -> int | None:
         share = shares.get()
@@ -49,8 +47,7 @@ def run_all(
             with starting:
                 if stopping or stop():
                     return None
-                processes[run] = launch(run)
-                _bind(processes[run].pid, share)
+                processes[run] = _bind(launch(run), share)
             return processes[run].wait()
         finally:
             shares.put(share)
@@ -84,8 +81,16 @@ def cpu_shares(cpus: Sequence[int], jobs: int) -> list[list[int]]:
     return [[cpus[job % len(cpus)]] if cpus else [] for job in range(jobs)]
 
 
-def _bind(pid: int, cpus: Collection[int]) -> None:
+def _make_queue(shares: Sequence[Collection[int]]) -> SimpleQueue[Collection[int]]:
+    queue: SimpleQueue[Collection[int]] = SimpleQueue()
+    for share in shares:
+        queue.put(share)
+    return queue
+
+
+def _bind(process: "subprocess.Popen[Any]", cpus: Collection[int]) -> "subprocess.Popen[Any]":
     """Lets a process that was just started run on some CPUs only, where the system can."""
     if cpus and hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(ProcessLookupError):
-            os.sched_setaffinity(pid, cpus)
+            os.sched_setaffinity(process.pid, cpus)
+    return process

@@ -349,6 +349,12 @@ def test_invalid_settings(section, field, value, message):
         Config.from_dict(plain)
 
 
+def test_styles_of_another_backbone_are_allowed():
+    plain = values("ppm", "supervised")
+    plain["model"]["hrnet"] |= {"gfm_style": "residual", "gtm_style": "released"}
+    assert Config.from_dict(plain).model.context_net.gating == "supervised"
+
+
 def test_the_argument_gating():
     load = {
         context: importlib.import_module(f"configs.cityscapes_r50_{context}").get_config
