@@ -13,11 +13,12 @@ too). A train step has the losses of all heads at full resolution, the gradient 
 fused), and in JAX also normalizes the images and checks for non-finite values.
 
 A cell is a step, a size and a batch size; each has its own process. Logits, loss and gradient norm
-of its runtimes must agree before they are timed, in turn. A timing is one call of at least
---seconds, or several after a warm-up call. Cells that do not fit the time or the memory (by
-default what is available) are left out and listed, as --plan does without measuring. Writes a CSV
-next to this script after each cell, and keeps its rows of other cells. Needs Linux and an
-otherwise idle machine: other programs slow PyTorch's threads down most.
+of its runtimes must agree before they are timed, in turn. Programs compile one after the other:
+PyTorch's autotuning times candidates. A timing is one call of at least --seconds, or several
+after a warm-up call. Cells that do not fit the time or the memory (by default what is available)
+are left out and listed, as --plan does without measuring. Writes a CSV next to this script after
+each cell, and keeps its rows of other cells. Needs Linux and an otherwise idle machine: other
+programs slow PyTorch's threads down most.
 """
 
 import argparse
@@ -28,7 +29,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -48,7 +48,7 @@ TOLERANCES = {"logits": 1e-4, "loss": 1e-4, "gradient_norm": 1e-2}
 """Relative to the largest value. Memory layouts change PyTorch's gradient norm by 1e-3."""
 JAX, ONNX, EAGER, COMPILED = "JAX", "ONNX Runtime", "PyTorch eager", "PyTorch compiled"
 RUNTIMES = {"inference": (JAX, ONNX, EAGER, COMPILED), "train": (JAX, EAGER, COMPILED)}
-COMPILE_SECONDS = {"inference": 120, "train": 300}
+COMPILE_SECONDS = {"inference": 180, "train": 420}
 """Estimates for both networks and all runtimes."""
 SECONDS_PER_MEGAPIXEL = {"inference": 0.65, "train": 2.5}
 """Estimates for one call of W18-Small-v2."""
@@ -222,20 +222,14 @@ def measure(cell: Cell, exports: str, args: argparse.Namespace) -> list[dict[str
     step, config, networks = cell.step, args.config, cpu_peers.NETWORKS
     timers: dict[tuple[str, str], Callable[[float], float]] = {}
     values: dict[tuple[str, str], dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as pool:
+    with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         cpu_peers.write_inputs(folder, cell.size, cell.batch, config)
         processes = {
             network: cpu_peers.TorchProcess(args.torch_python, folder, __file__)
             for network in networks
         }
-
-        def first_calls(network: str) -> dict[str, dict[str, Any]]:
-            first_values = partial(processes[network].first_values, step, network, config)
-            return {runtime: first_values(runtime) for runtime in (EAGER, COMPILED)}
-
-        # All compile at the same time: most of it uses one core.
-        torch_values = {network: pool.submit(first_calls, network) for network in networks}
+        # Programs compile one after the other: PyTorch's autotuning needs the cores for itself.
         for network in networks:
             runs = {JAX: jax_run(folder, step, network, config)}
             if step == "inference":
@@ -243,11 +237,10 @@ def measure(cell: Cell, exports: str, args: argparse.Namespace) -> list[dict[str
             for runtime, run in runs.items():
                 values[network, runtime] = {k: np.asarray(v) for k, v in run().items()}
                 timers[network, runtime] = partial(time_calls, run)
-        for network in networks:
-            for runtime, arrays in torch_values[network].result().items():
-                values[network, runtime] = arrays
-                timer = partial(processes[network], step, network, config, runtime)
-                timers[network, runtime] = timer
+            for runtime in (EAGER, COMPILED):
+                case = (step, network, config, runtime)
+                values[network, runtime] = processes[network].first_values(*case)
+                timers[network, runtime] = partial(processes[network], *case)
         errors = {
             key: check(arrays, values[key[0], JAX], f"{key}, {cell}")
             for key, arrays in values.items()
@@ -276,10 +269,10 @@ def make_rows(
     errors: dict[tuple[str, str], str],
     cpu: str,
 ) -> list[dict[str, Any]]:
-    """Returns a row per network and runtime, with ratios to ours and to HRNetV2.
+    """Returns a row per network and runtime, with ratios to JAX and to HRNetV2.
 
     Args:
-      cell: what was measured.
+      cell: the measured case.
       times: seconds of calls by network and runtime, timed in turn.
       errors: relative errors by network and runtime.
       cpu: instruction set that PyTorch uses.
@@ -289,7 +282,7 @@ def make_rows(
         columns = {"step": cell.step, "network": network, "runtime": runtime}
         columns |= {"size": "x".join(map(str, cell.size)), "batch": cell.batch}
         columns |= cpu_peers.spread("seconds", seconds)
-        columns |= cpu_peers.ratios("jax_over_this", times[network, JAX], seconds)
+        columns |= cpu_peers.ratios("jax_over_runtime", times[network, JAX], seconds)
         columns |= cpu_peers.ratios("relative_to_hrnetv2", seconds, times["HRNetV2", runtime])
         mode = {COMPILED: "max-autotune" + ", frozen" * (cell.step == "inference")}
         columns |= {"mode": mode.get(runtime, ""), "relative_errors": errors[network, runtime]}
@@ -333,8 +326,8 @@ def main(args: argparse.Namespace) -> None:
             for row in rows:
                 print(
                     f"  {row['network']}, {row['runtime']}: {row['seconds']} s, JAX takes "
-                    f"{row['jax_over_this']} ({row['jax_over_this_min']} to "
-                    f"{row['jax_over_this_max']}) of it; {row['relative_errors']}",
+                    f"{row['jax_over_runtime']} ({row['jax_over_runtime_min']} to "
+                    f"{row['jax_over_runtime_max']}) of it; {row['relative_errors']}",
                     flush=True,
                 )
 

@@ -9,8 +9,8 @@ in bfloat16. `kernels` is JAX with the gate kernels. PyTorch runs the network of
 `benchmarks/torch_peer.py` with autocast to bfloat16, channels last, cuDNN autotuning, in-place ReLU
 and fused SGD; compiled with the options of `benchmarks/torch_compiled.py`. `--calls=0` only
 compiles JAX's programs, into the cache of `--cache`. Prints medians over rounds and writes a CSV
-next to this script after each measurement, which keeps its other rows. What fails, for instance
-for lack of memory, is printed and left out.
+next to this script after each measurement, which keeps its other rows. Cases that fail, for
+instance for lack of memory, are printed and left out.
 """
 
 import argparse
@@ -58,7 +58,7 @@ KEYS = ("network", "step", "size", "batch", "runtime")
 
 
 class Case(NamedTuple):
-    """What is measured: a network of `NETWORKS` or a config, a step and its images."""
+    """A measured case: a network of `NETWORKS` or a config, a step and its images."""
 
     network: str
     step: str
@@ -229,7 +229,7 @@ def with_ratios(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         yield {
             **row,
             "images_per_second": f"{int(row['batch']) / ms * 1e3:.1f}",
-            "jax_over_this": f"{jax_ms / ms:.3f}" if jax_ms else "",
+            "jax_over_runtime": f"{jax_ms / ms:.3f}" if jax_ms else "",
             "relative_to_hrnetv2": f"{ms / base:.3f}" if base else "",
         }
 
@@ -245,7 +245,7 @@ def measure(case: Case, runtime: str, path: Path, args: Any) -> None:
     if not measured:
         return
     row = case.columns() | {"runtime": runtime} | measured
-    derived = ("images_per_second", "jax_over_this", "relative_to_hrnetv2")
+    derived = ("images_per_second", "jax_over_runtime", "relative_to_hrnetv2")
     rows = list(with_ratios(merge_rows(path, [row | dict.fromkeys(derived, "")], KEYS)))
     write_rows(path, rows)
     last = next(x for x in rows if all(x[key] == row[key] for key in KEYS))
