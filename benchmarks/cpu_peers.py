@@ -1,8 +1,8 @@
 """Networks, inputs and peers of CPU benchmarks: ONNX Runtime, and PyTorch in another process.
 
 The peers have the same weights and use two threads. ONNX Runtime runs the exported `model.onnx`.
-PyTorch runs the network of `benchmarks/torch_peer.py` in channels last with oneDNN, in-place ReLU
-and freed memory kept as here.
+PyTorch runs the network of `benchmarks/torch_peer.py` in channels last with oneDNN and in-place
+ReLU, and keeps freed memory, as gsto_jax does.
 """
 
 import importlib

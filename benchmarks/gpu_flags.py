@@ -6,7 +6,7 @@
 NETWORKs are those of `benchmarks/gpu_speed.py`, by default gsto-w18s; NAMEs those of `OPTIONS`.
 Compiles a program with each set of options, all at the same time, then times them one after the
 other. Prints milliseconds and ratios and writes a CSV next to this script after each measurement.
-What XLA refuses is printed and left out.
+Options that XLA refuses are printed and left out.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Says where the time of a train step goes on the GPU of this machine.
+"""Profiles a train step on the GPU of this machine.
 
     python benchmarks/gpu_profile.py [NETWORK ...] [--step=train] [--batch=8] [--size=512x1024] \
         [--calls=5] [--top=40] [--cache=DIR] [--csv=PREFIX]

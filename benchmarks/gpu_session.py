@@ -8,6 +8,10 @@ part that reaches its limit is ended and leaves its CSV files, which are written
 session ends on time whatever happens. Logs and CSV files are in --output, by default `gpu_session`;
 compiled programs in --cache, by default there too, so that a second session with other parts starts
 quickly. Needs JAX and PyTorch for the GPU, and the `train` extra.
+
+`compile` saves time, but XLA's autotuning then times kernels while other programs use the GPU, and
+the other parts reuse its choices from --cache. To have each program of JAX autotuned alone, run
+`gpu_speed.py --runtimes=jax` without --cache, which compiles one after the other.
 """
 
 import argparse

@@ -92,12 +92,12 @@ def png_decoders() -> dict[str, Callable[[bytes], Any]]:
 def png_cases(content: str, arrays: list[np.ndarray]) -> list[Case]:
     """Returns the cases of PNGs, for all decoders."""
     writers = {"PNG by OpenCV": encode_by_opencv, "PNG by Pillow": encode_by_pillow}
-    return [
-        Case(content, storage, decoder, files, decode)
-        for storage, encode in writers.items()
-        for files in [[encode(pixels) for pixels in arrays]]
-        for decoder, decode in png_decoders().items()
-    ]
+    cases = []
+    for storage, encode in writers.items():
+        files = [encode(pixels) for pixels in arrays]
+        for decoder, decode in png_decoders().items():
+            cases.append(Case(content, storage, decoder, files, decode))
+    return cases
 
 
 def tile_cases(content: str, arrays: list[np.ndarray]) -> list[Case]:
@@ -121,15 +121,12 @@ def other_cases(images: list[np.ndarray]) -> list[Case]:
     if find_spec("imagecodecs"):
         import imagecodecs as codecs
 
-        fast = [codecs.jpegxl_encode(x, lossless=True, effort=1, numthreads=1) for x in images]
+        jpeg_xl = [codecs.jpegxl_encode(x, lossless=True, effort=1, numthreads=1) for x in images]
         decode_jxl = lambda data: codecs.jpegxl_decode(data, numthreads=1)  # noqa: E731
-        cases += [
-            Case("image", "JPEG XL, lossless, effort 1", "imagecodecs, libjxl", fast, decode_jxl),
-            *(
-                Case("image", "QOI", "imagecodecs", files, codecs.qoi_decode)
-                for files in [[codecs.qoi_encode(x) for x in images]]
-            ),
-        ]
+        storage = "JPEG XL, lossless, effort 1"
+        cases.append(Case("image", storage, "imagecodecs, libjxl", jpeg_xl, decode_jxl))
+        qoi = [codecs.qoi_encode(x) for x in images]
+        cases.append(Case("image", "QOI", "imagecodecs", qoi, codecs.qoi_decode))
     return cases
 
 

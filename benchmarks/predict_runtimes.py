@@ -10,8 +10,8 @@ of `--mode=export`, for any size and, with --fixed, for this size; PyTorch, in t
 PATH, the network of `benchmarks/torch_peer.py`, eager and compiled (see `benchmarks/cpu_speed.py`
 for PATH and settings). Without --torch-python there is no PyTorch. All must agree on the labels
 before they are timed, in turn, with two threads each. Prints images a second (medians), and ratios
-to JAX; writes a CSV next to this script. Needs Linux and an otherwise
-idle machine; the CPU time of an image, of all threads, is in the CSV for others.
+to JAX; writes a CSV next to this script. Needs Linux and an otherwise idle machine; the CPU time of
+an image, of all threads, is in the CSV for others.
 """
 
 import argparse
