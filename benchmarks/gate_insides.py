@@ -28,7 +28,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.csv_rows import write_rows
-from benchmarks.gate_study import ROWS, STEPS
+from benchmarks.gate_study import ROWS
+from benchmarks.gate_study_report import STEPS
 from data_pipelines import DataConfig, make_source
 from gsto_jax.models.base import Outputs
 from gsto_jax.runs.trained import load_trained

@@ -22,13 +22,12 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.csv_rows import write_rows
-from benchmarks.gate_study_report import fill_page
+from benchmarks.gate_study_report import CURVES, LENGTHS, RATE, RATES, STEPS, fill_page
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.sweep.run_result import training_seconds
 from modes.sweep import row_name
 
 ROOT = Path(__file__).parents[1]
-STEPS = 1600
 OPEN, RESIDUAL, DOUBLED = (f"model.hrnet.gfm_style={x}" for x in ("open", "residual", "doubled"))
 PAPER, NO_SELF_GATE = "model.hrnet.gfm_style=paper", "model.hrnet.self_gate=False"
 GTM_OPEN, GTM_RESIDUAL = (f"model.hrnet.gtm_style={x}" for x in ("open", "residual"))
@@ -62,11 +61,6 @@ ROWS: Mapping[str, Sequence[str]] = {
 }
 """Rows by label: a row of `configs/ablation.py` and the options that differ."""
 MAIN = tuple(ROWS)[:16]
-CURVES = ("HRNetV2", "GFM", "GFM, no self gate", "GFM, open")
-RATE = 0.1
-"""Learning rate of the recipe."""
-RATES = (0.05, 0.2)
-"""Other learning rates."""
 
 
 class RunKey(NamedTuple):
@@ -110,9 +104,9 @@ class Table:
 TABLES = {
     "main": Table(MAIN),
     "paper": Table(tuple(ROWS)[16:]),
-    "rates": Table(CURVES, rates=RATES),
-    "length3": Table(CURVES, steps=3 * STEPS),
-    "length10": Table(CURVES, steps=10 * STEPS, seeds=3),
+    "rates": Table(CURVES, rates=tuple(rate for rate in RATES if rate != RATE)),
+    "length3": Table(CURVES, steps=LENGTHS[1]),
+    "length10": Table(CURVES, steps=LENGTHS[2], seeds=3),
 }
 """Tables by name, in the order in which they are trained."""
 

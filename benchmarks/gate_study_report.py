@@ -52,8 +52,12 @@ EXPLORED = (
     *(Comparison(f"E{n}", row, "GFM + GTM") for n, row in enumerate(CANDIDATES, 1)),
     Comparison("E4", "GTM", "w/ sup"),
 )
-RECIPE = (1600, 0.1)
-RATES = (0.05, 0.1, 0.2)
+CURVES = ("HRNetV2", "GFM", "GFM, no self gate", "GFM, open")
+"""Rows that are trained with other learning rates and lengths."""
+STEPS, RATE = RECIPE = (1600, 0.1)
+"""Length and learning rate of the recipe."""
+RATES = (RATE / 2, RATE, 2 * RATE)
+LENGTHS = (STEPS, 3 * STEPS, 10 * STEPS)
 
 
 def fill_page(page: Path, runs: Sequence[Mapping[str, str]]) -> None:
@@ -62,7 +66,7 @@ def fill_page(page: Path, runs: Sequence[Mapping[str, str]]) -> None:
     for run in runs:
         key = run["row"], int(run["steps"]), float(run["learning_rate"])
         scores.setdefault(key, {})[int(run["seed"])] = 100 * float(run["mean_iou"])
-    rows = list(dict.fromkeys(run["row"] for run in runs if float(run["learning_rate"]) == 0.1))
+    rows = list(dict.fromkeys(run["row"] for run in runs if float(run["learning_rate"]) == RATE))
     tables = {
         "status": _status(runs),
         "cause": _tests(scores, CAUSE),
@@ -70,8 +74,8 @@ def fill_page(page: Path, runs: Sequence[Mapping[str, str]]) -> None:
         "not below": _noninferiority(scores, NOT_BELOW),
         "explored": _comparison_table(EXPLORED, [_difference(scores, x) for x in EXPLORED]),
         "rows": _rows(scores, [row for row in rows if (row, *RECIPE) in scores]),
-        "rates": _grid(scores, [(1600, rate) for rate in RATES], "rate {1:g}"),
-        "length": _grid(scores, [(steps, 0.1) for steps in (1600, 4800, 16000)], "{0} steps"),
+        "rates": _grid(scores, [(STEPS, rate) for rate in RATES], "rate {1:g}"),
+        "length": _grid(scores, [(steps, RATE) for steps in LENGTHS], "{0} steps"),
     }
     text = page.read_text()
     for name, table in tables.items():
@@ -134,7 +138,7 @@ def _best_rate_difference(scores: Scores, comparison: Comparison) -> float:
     """Returns the difference of means with each row at its best rate; NaN without all rates."""
     best = []
     for label in (comparison.row, comparison.reference):
-        by_rate = [scores.get((label, RECIPE[0], rate), {}) for rate in RATES]
+        by_rate = [scores.get((label, STEPS, rate), {}) for rate in RATES]
         if any(len(values) < SEEDS for values in by_rate):
             return math.nan
         best.append(max(statistics.fmean(values.values()) for values in by_rate))
@@ -183,7 +187,7 @@ def _rows(scores: Scores, rows: Sequence[str]) -> str:
 def _grid(scores: Scores, columns: Sequence[tuple[int, float]], heading: str) -> str:
     names = [heading.format(*column) for column in columns]
     lines = [f"| row | {' | '.join(names)} |", f"|{'---|' * (len(names) + 1)}"]
-    for row in ("HRNetV2", "GFM", "GFM, no self gate", "GFM, open"):
+    for row in CURVES:
         cells = []
         for column in columns:
             values = list(scores.get((row, *column), {}).values())
