@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from configs import quickstart
+from configs.loading import plain_values
 from gsto_jax import UserError
 from gsto_jax.plan.plan_file import planned_seconds
 from modes import plan as plan_mode
 from tests.gsto_jax.plan.timed_plans import make_mesh, make_plan
-from tests.gsto_jax.small_task import values
 
 
 @pytest.fixture
@@ -37,12 +37,13 @@ def arguments(**flags):
 
 def test_the_plan_is_printed_and_written(compiled, tmp_path, capsys):
     path = tmp_path / "plan.json"
-    plan_mode.run(arguments(plan_json=str(path)))
+    args = arguments(plan_json=str(path))
+    plan_mode.run(args)
     output = capsys.readouterr().out
     assert output.count("20.00 to 20.55 ms, estimated") == 2
     assert f"plan        {path}" in output
     assert compiled == [("train", (96, 128)), ("eval", (128, 256))]
-    assert planned_seconds(path, values(), make_mesh()) == pytest.approx(0.020)
+    assert planned_seconds(path, plain_values(args.config), make_mesh()) == pytest.approx(0.020)
 
 
 def test_evaluation_has_its_own_size(compiled, tmp_path, capsys):
