@@ -54,6 +54,7 @@ EXPLORED = (
 )
 CURVES = ("HRNetV2", "GFM", "GFM, no self gate", "GFM, open")
 """Rows that are trained with other learning rates and lengths."""
+CURVE_DIFFERENCES = tuple(x for x in CAUSE if {x.row, x.reference} <= {*CURVES})
 STEPS, RATE = RECIPE = (1600, 0.1)
 """Length and learning rate of the recipe."""
 RATES = (RATE / 2, RATE, 2 * RATE)
@@ -74,8 +75,8 @@ def fill_page(page: Path, runs: Sequence[Mapping[str, str]]) -> None:
         "not below": _noninferiority(scores, NOT_BELOW),
         "explored": _comparison_table(EXPLORED, [_difference(scores, x) for x in EXPLORED]),
         "rows": _rows(scores, [row for row in rows if (row, *RECIPE) in scores]),
-        "rates": _grid(scores, [(STEPS, rate) for rate in RATES], "rate {1:g}"),
-        "length": _grid(scores, [(steps, RATE) for steps in LENGTHS], "{0} steps"),
+        "rates": _curves(scores, [(STEPS, rate) for rate in RATES], "rate {1:g}"),
+        "length": _curves(scores, [(steps, RATE) for steps in LENGTHS], "{0} steps"),
     }
     text = page.read_text()
     for name, table in tables.items():
@@ -123,9 +124,11 @@ def _noninferiority(scores: Scores, comparisons: Sequence[Comparison]) -> str:
     return _comparison_table(comparisons, differences, {"not below": verdicts})
 
 
-def _difference(scores: Scores, comparison: Comparison) -> PairedDifference:
+def _difference(
+    scores: Scores, comparison: Comparison, recipe: tuple[int, float] = RECIPE
+) -> PairedDifference:
     row, reference = (
-        scores.get((label, *RECIPE), {}) for label in (comparison.row, comparison.reference)
+        scores.get((label, *recipe), {}) for label in (comparison.row, comparison.reference)
     )
     return paired_difference(row, reference)
 
@@ -184,13 +187,15 @@ def _rows(scores: Scores, rows: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _grid(scores: Scores, columns: Sequence[tuple[int, float]], heading: str) -> str:
-    names = [heading.format(*column) for column in columns]
-    lines = [f"| row | {' | '.join(names)} |", f"|{'---|' * (len(names) + 1)}"]
+def _curves(scores: Scores, recipes: Sequence[tuple[int, float]], heading: str) -> str:
+    """Returns the table of means and that of differences at some lengths and learning rates."""
+    names = " | ".join(heading.format(*recipe) for recipe in recipes)
+    ruler = "|---" * (len(recipes) + 1) + "|"
+    lines = [f"| row | {names} |", ruler]
     for row in CURVES:
         cells = []
-        for column in columns:
-            values = list(scores.get((row, *column), {}).values())
+        for recipe in recipes:
+            values = list(scores.get((row, *recipe), {}).values())
             summary = summarize(values)
             cells.append(
                 f"{summary.mean:.1f}, s.d. {_number(summary.std)} ({len(values)})"
@@ -198,6 +203,17 @@ def _grid(scores: Scores, columns: Sequence[tuple[int, float]], heading: str) ->
                 else "not measured"
             )
         lines.append(f"| {' | '.join([row, *cells])} |")
+    lines += ["", f"| difference (95 % interval) | {names} |", ruler]
+    for comparison in CURVE_DIFFERENCES:
+        cells = [f"{comparison.name}: {comparison.row} - {comparison.reference}"]
+        for recipe in recipes:
+            change = _difference(scores, comparison, recipe).summary
+            cells.append(
+                f"{change.mean:+.1f} ({_interval(change.low, change.high, '+.1f')})"
+                if change.count
+                else "not measured"
+            )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -49,3 +49,6 @@ def test_verdicts(tmp_path):
     assert [lines[name][-1] for name in ("N1", "N2", "N3")] == ["yes", "yes", "no"]
     assert lines["H6"][3] == "+1.0" and lines["H6"][-1] == "-2.0"
     assert lines["H1"][-1] == "-" and "S1" in lines
+    by_rate = ["-3.0 (-3.0 to -3.0)", "+1.0 (+1.0 to +1.0)", "+0.0 (+0.0 to +0.0)"]
+    assert lines["H6: GFM - HRNetV2"] == [by_rate[1], *["not measured"] * 2], "the lengths are last"
+    assert " | ".join(by_rate) in (tmp_path / "gates.md").read_text()
