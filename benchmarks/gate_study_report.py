@@ -54,7 +54,10 @@ EXPLORED = (
 )
 CURVES = ("HRNetV2", "GFM", "GFM, no self gate", "GFM, open")
 """Rows that are trained with other learning rates and lengths."""
-CURVE_DIFFERENCES = tuple(x for x in CAUSE if {x.row, x.reference} <= {*CURVES})
+CURVE_DIFFERENCES = (
+    *(x for x in CAUSE if {x.row, x.reference} <= {*CURVES}),
+    Comparison("E5", "GFM, no self gate", "HRNetV2"),
+)
 STEPS, RATE = RECIPE = (1600, 0.1)
 """Length and learning rate of the recipe."""
 RATES = (RATE / 2, RATE, 2 * RATE)
