@@ -50,6 +50,7 @@ ROWS: Mapping[str, Sequence[str]] = {
     "GFM + GTM, no self gate": [BOTH, NO_SELF_GATE],
     "GFM + GTM, no self gate, open": [BOTH, NO_SELF_GATE, OPEN, GTM_OPEN],
     "GFM + GTM, residual": [BOTH, RESIDUAL, GTM_RESIDUAL],
+    "GTM, unsupervised": ["t1-gtm-unsup"],
     "GFM + GTM after stage 3": ["t2-gtm-3"],
     "GFM + GTM after stages 2, 3": ["t2-gtm-23"],
     "channel, per block": ["t3-channel-block"],

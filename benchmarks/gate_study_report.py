@@ -52,6 +52,12 @@ EXPLORED = (
     *(Comparison(f"E{n}", row, "GFM + GTM") for n, row in enumerate(CANDIDATES, 1)),
     Comparison("E4", "GTM", "w/ sup"),
 )
+CLAIMS = (
+    Comparison("C1", "GTM", "GTM, unsupervised"),
+    Comparison("C2", "GFM + GTM after stage 3", "GFM"),
+    Comparison("C3", "GFM + GTM after stages 2, 3", "GFM + GTM after stage 3"),
+    Comparison("C4", "GFM + GTM", "GFM + GTM after stages 2, 3"),
+)
 CURVES = ("HRNetV2", "GFM", "GFM, no self gate", "GFM, open")
 """Rows that are trained with other learning rates and lengths."""
 CURVE_DIFFERENCES = (
@@ -77,6 +83,7 @@ def fill_page(page: Path, runs: Sequence[Mapping[str, str]]) -> None:
         "success": _tests(scores, SUCCESS),
         "not below": _noninferiority(scores, NOT_BELOW),
         "explored": _comparison_table(EXPLORED, [_difference(scores, x) for x in EXPLORED]),
+        "claims": _comparison_table(CLAIMS, [_difference(scores, x) for x in CLAIMS]),
         "rows": _rows(scores, [row for row in rows if (row, *RECIPE) in scores]),
         "rates": _curves(scores, [(STEPS, rate) for rate in RATES], "rate {1:g}"),
         "length": _curves(scores, [(steps, RATE) for steps in LENGTHS], "{0} steps"),

@@ -6,7 +6,10 @@ from benchmarks.gate_study_report import fill_page
 
 PAGE = "".join(
     f"<!-- {name} -->\n<!-- end -->\n"
-    for name in ("status", "cause", "success", "not below", "explored", "rows", "rates", "length")
+    for name in (
+        *("status", "cause", "success", "not below", "explored", "claims", "rows", "rates"),
+        "length",
+    )
 )
 
 
