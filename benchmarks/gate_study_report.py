@@ -82,8 +82,8 @@ def fill_page(page: Path, runs: Sequence[Mapping[str, str]]) -> None:
         "cause": _tests(scores, CAUSE),
         "success": _tests(scores, SUCCESS),
         "not below": _noninferiority(scores, NOT_BELOW),
-        "explored": _comparison_table(EXPLORED, [_difference(scores, x) for x in EXPLORED]),
-        "claims": _comparison_table(CLAIMS, [_difference(scores, x) for x in CLAIMS]),
+        "explored": _estimates(scores, EXPLORED),
+        "claims": _estimates(scores, CLAIMS),
         "rows": _rows(scores, [row for row in rows if (row, *RECIPE) in scores]),
         "rates": _curves(scores, [(STEPS, rate) for rate in RATES], "rate {1:g}"),
         "length": _curves(scores, [(steps, RATE) for steps in LENGTHS], "{0} steps"),
@@ -126,6 +126,10 @@ def _tests(scores: Scores, comparisons: Sequence[Comparison]) -> str:
     return _comparison_table(comparisons, differences, columns)
 
 
+def _estimates(scores: Scores, comparisons: Sequence[Comparison]) -> str:
+    return _comparison_table(comparisons, [_difference(scores, x) for x in comparisons])
+
+
 def _noninferiority(scores: Scores, comparisons: Sequence[Comparison]) -> str:
     differences = [_difference(scores, x) for x in comparisons]
     verdicts = ["-"] * len(comparisons)
@@ -164,25 +168,25 @@ def _comparison_table(
     columns: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> str:
     """Returns a table of differences with further columns by heading."""
-    heading = ["", "row", "compared with", "pairs", "difference", "95 % interval", *columns]
-    lines = [f"| {' | '.join(heading)} |", f"|{'---|' * len(heading)}"]
-    rows = zip(comparisons, differences, *columns.values(), strict=True)
-    for comparison, difference, *more in rows:
+    rows = []
+    for comparison, difference, *more in zip(
+        comparisons, differences, *columns.values(), strict=True
+    ):
         change = difference.summary
         cells = [comparison.name, comparison.row, comparison.reference, str(change.count)]
         cells += [_number(change.mean, "+.1f"), _interval(change.low, change.high, "+.1f")]
-        lines.append(f"| {' | '.join([*cells, *more])} |")
-    if not _is_complete(differences):
-        lines += ["", f"Partial: tested only with all {SEEDS} seeds."]
-    return "\n".join(lines)
+        rows.append([*cells, *more])
+    table = _table(
+        ["", "row", "compared with", "pairs", "difference", "95 % interval", *columns], rows
+    )
+    if _is_complete(differences):
+        return table
+    return f"{table}\n\nPartial: tested only with all {SEEDS} seeds."
 
 
 def _rows(scores: Scores, rows: Sequence[str]) -> str:
-    lines = [
-        "| row | seeds | mean | s.d. | 95 % interval | difference from HRNetV2 | 95 % interval |",
-        "|---|---|---|---|---|---|---|",
-    ]
     reference = scores.get(("HRNetV2", *RECIPE), {})
+    lines = []
     for row in rows:
         values = scores[(row, *RECIPE)]
         summary = summarize(list(values.values()))
@@ -193,38 +197,45 @@ def _rows(scores: Scores, rows: Sequence[str]) -> str:
             cells += ["-", "-"]
         else:
             cells += [_number(change.mean, "+.1f"), _interval(change.low, change.high, "+.1f")]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    interval = "95 % interval"
+    heading = ["row", "seeds", "mean", "s.d.", interval, "difference from HRNetV2", interval]
+    return _table(heading, lines)
 
 
 def _curves(scores: Scores, recipes: Sequence[tuple[int, float]], heading: str) -> str:
     """Returns the table of means and that of differences at some lengths and learning rates."""
-    names = " | ".join(heading.format(*recipe) for recipe in recipes)
-    ruler = "|---" * (len(recipes) + 1) + "|"
-    lines = [f"| row | {names} |", ruler]
-    for row in CURVES:
-        cells = []
-        for recipe in recipes:
-            values = list(scores.get((row, *recipe), {}).values())
-            summary = summarize(values)
-            cells.append(
-                f"{summary.mean:.1f}, s.d. {_number(summary.std)} ({len(values)})"
-                if values
-                else "not measured"
-            )
-        lines.append(f"| {' | '.join([row, *cells])} |")
-    lines += ["", f"| difference (95 % interval) | {names} |", ruler]
-    for comparison in CURVE_DIFFERENCES:
-        cells = [f"{comparison.name}: {comparison.row} - {comparison.reference}"]
-        for recipe in recipes:
-            change = _difference(scores, comparison, recipe).summary
-            cells.append(
-                f"{change.mean:+.1f} ({_interval(change.low, change.high, '+.1f')})"
-                if change.count
-                else "not measured"
-            )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    names = [heading.format(*recipe) for recipe in recipes]
+    means = [[row, *(_mean(scores, row, recipe) for recipe in recipes)] for row in CURVES]
+    changes = [
+        [f"{x.name}: {x.row} - {x.reference}", *(_change(scores, x, recipe) for recipe in recipes)]
+        for x in CURVE_DIFFERENCES
+    ]
+    tables = (
+        _table(["row", *names], means),
+        _table(["difference (95 % interval)", *names], changes),
+    )
+    return "\n\n".join(tables)
+
+
+def _mean(scores: Scores, row: str, recipe: tuple[int, float]) -> str:
+    values = list(scores.get((row, *recipe), {}).values())
+    if not values:
+        return "not measured"
+    summary = summarize(values)
+    return f"{summary.mean:.1f}, s.d. {_number(summary.std)} ({len(values)})"
+
+
+def _change(scores: Scores, comparison: Comparison, recipe: tuple[int, float]) -> str:
+    change = _difference(scores, comparison, recipe).summary
+    if not change.count:
+        return "not measured"
+    return f"{change.mean:+.1f} ({_interval(change.low, change.high, '+.1f')})"
+
+
+def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (heading, *rows)]
+    return "\n".join([lines[0], f"|{'---|' * len(heading)}", *lines[1:]])
 
 
 def _number(value: float, spec: str = ".1f") -> str:
