@@ -1,13 +1,13 @@
 """Tables of docs/gates.md, from the CSV that `gate_study.py collect` writes."""
 
 import math
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from benchmarks.document_tables import fill_tables, markdown_table
 from gsto_jax.sweep.results import paired_difference
 from gsto_jax.sweep.statistics import PairedDifference, holm, summarize
 
@@ -88,17 +88,7 @@ def fill_page(page: Path, runs: Sequence[Mapping[str, str]]) -> None:
         "rates": _curves(scores, [(STEPS, rate) for rate in RATES], "rate {1:g}"),
         "length": _curves(scores, [(steps, RATE) for steps in LENGTHS], "{0} steps"),
     }
-    text = page.read_text()
-    for name, table in tables.items():
-        text, count = re.subn(
-            rf"(<!-- {name} -->\n).*?(<!-- end -->)",
-            lambda match, table=table: f"{match[1]}{table}\n{match[2]}",
-            text,
-            flags=re.DOTALL,
-        )
-        if count != 1:
-            raise ValueError(f"{page} must have one table <!-- {name} -->; got {count}")
-    page.write_text(text)
+    fill_tables(page, tables)
 
 
 def _status(runs: Sequence[Mapping[str, str]]) -> str:
@@ -176,7 +166,7 @@ def _comparison_table(
         cells = [comparison.name, comparison.row, comparison.reference, str(change.count)]
         cells += [_number(change.mean, "+.1f"), _interval(change.low, change.high, "+.1f")]
         rows.append([*cells, *more])
-    table = _table(
+    table = markdown_table(
         ["", "row", "compared with", "pairs", "difference", "95 % interval", *columns], rows
     )
     if _is_complete(differences):
@@ -200,7 +190,7 @@ def _rows(scores: Scores, rows: Sequence[str]) -> str:
         lines.append(cells)
     interval = "95 % interval"
     heading = ["row", "seeds", "mean", "s.d.", interval, "difference from HRNetV2", interval]
-    return _table(heading, lines)
+    return markdown_table(heading, lines)
 
 
 def _curves(scores: Scores, recipes: Sequence[tuple[int, float]], heading: str) -> str:
@@ -212,8 +202,8 @@ def _curves(scores: Scores, recipes: Sequence[tuple[int, float]], heading: str) 
         for x in CURVE_DIFFERENCES
     ]
     tables = (
-        _table(["row", *names], means),
-        _table(["difference (95 % interval)", *names], changes),
+        markdown_table(["row", *names], means),
+        markdown_table(["difference (95 % interval)", *names], changes),
     )
     return "\n\n".join(tables)
 
@@ -231,11 +221,6 @@ def _change(scores: Scores, comparison: Comparison, recipe: tuple[int, float]) -
     if not change.count:
         return "not measured"
     return f"{change.mean:+.1f} ({_interval(change.low, change.high, '+.1f')})"
-
-
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(cells)} |" for cells in (heading, *rows)]
-    return "\n".join([lines[0], f"|{'---|' * len(heading)}", *lines[1:]])
 
 
 def _number(value: float, spec: str = ".1f") -> str:
