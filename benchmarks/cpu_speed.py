@@ -15,10 +15,11 @@ fused), and in JAX also normalizes the images and checks for non-finite values.
 A cell is a step, a size and a batch size; each has its own process. Logits, loss and gradient norm
 of its runtimes must agree before they are timed, in turn. Programs compile one after the other:
 PyTorch's autotuning times candidates. A timing is one call of at least --seconds, or several
-after a warm-up call. Cells that do not fit the time or the memory (by default what is available)
-are left out and listed, as --plan does without measuring. Writes a CSV next to this script after
-each cell, and keeps its rows of other cells. Needs Linux and an otherwise idle machine: other
-programs slow PyTorch's threads down most.
+after a warm-up call. "matrix_product_GFLOPs" is what the cores can do: the rate of products of
+large float32 matrices by NumPy, just before. Cells that do not fit the time or the memory (by
+default what is available) are left out and listed, as --plan does without measuring. Writes a CSV
+next to this script after each cell, and keeps its rows of other cells. Needs Linux and an otherwise
+idle machine: other programs slow PyTorch's threads down most.
 """
 
 import argparse
@@ -186,14 +187,14 @@ def torch_run(folder: Path, step: str, network: str, config: str, runtime: str) 
     )
     norms: list[Any] = []
 
-    def loss_of(images: Any, labels: Any) -> Any:
-        logits, heads = net(images, train=True)
-        return torch_peer.supervised_loss(logits, heads, labels, weights, 255)[0]
-
-    loss_of = optimized(loss_of)
+    # Network and loss compiled as one function have wrong gradients for GSTO-HRNet (PyTorch 2.13).
+    forward_train = optimized(lambda images: net(images, train=True))
+    loss_of = optimized(
+        lambda outputs, labels: torch_peer.supervised_loss(*outputs, labels, weights, 255)[0]
+    )
 
     def train() -> dict[str, Any]:
-        loss = loss_of(images, labels)
+        loss = loss_of(forward_train(images), labels)
         sgd.zero_grad()
         loss.backward()
         if not norms:
@@ -215,6 +216,14 @@ def time_calls(run: Run, min_seconds: float) -> float:
         run()
         calls += 1
     return elapsed / calls
+
+
+def matrix_product_rate(min_seconds: float) -> float:
+    """Returns the GFLOP/s of products of large float32 matrices."""
+    size = 4096
+    matrix = np.ones((size, size), np.float32)
+    seconds = time_calls(lambda: {"product": matrix @ matrix}, min_seconds)
+    return 2 * size**3 / seconds / 1e9
 
 
 def measure(cell: Cell, exports: str, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -245,10 +254,12 @@ def measure(cell: Cell, exports: str, args: argparse.Namespace) -> list[dict[str
             key: check(arrays, values[key[0], JAX], f"{key}, {cell}")
             for key, arrays in values.items()
         }
+        rate = matrix_product_rate(args.seconds)
         times = cpu_peers.alternate(timers, args.repeats, args.seconds)
         for process in processes.values():
             process.process.communicate()
-    return make_rows(cell, times, errors, processes["HRNetV2"].cpu)
+    common = {"matrix_product_GFLOPs": f"{rate:.0f}", "cpu": processes["HRNetV2"].cpu}
+    return [row | common for row in make_rows(cell, times, errors)]
 
 
 def check(values: dict[str, Any], expected: dict[str, Any], case: str) -> str:
@@ -267,7 +278,6 @@ def make_rows(
     cell: Cell,
     times: dict[tuple[str, str], list[float]],
     errors: dict[tuple[str, str], str],
-    cpu: str,
 ) -> list[dict[str, Any]]:
     """Returns a row per network and runtime, with ratios to JAX and to HRNetV2.
 
@@ -275,7 +285,6 @@ def make_rows(
       cell: the measured case.
       times: seconds of calls by network and runtime, timed in turn.
       errors: relative errors by network and runtime.
-      cpu: instruction set that PyTorch uses.
     """
     rows = []
     for (network, runtime), seconds in times.items():
@@ -286,7 +295,7 @@ def make_rows(
         columns |= cpu_peers.ratios("relative_to_hrnetv2", seconds, times["HRNetV2", runtime])
         mode = {COMPILED: "max-autotune" + ", frozen" * (cell.step == "inference")}
         columns |= {"mode": mode.get(runtime, ""), "relative_errors": errors[network, runtime]}
-        rows.append(columns | {"cpu": cpu})
+        rows.append(columns)
     return rows
 
 

@@ -17,7 +17,7 @@ writes the gradient of X, which the branches read. The heads thus add 12 map acc
 
 Gated maps on upward paths could be narrower, since a gate commutes with the 1x1 convolution after
 it; they are counted separately too. Prints GB per image, without and with padding to 128 lanes,
-the bytes of the whole step of HRNetV2 from the CSV of `train_step_plan.py`, and the minimum ratio.
+the bytes of the whole step of HRNetV2 from the CSV of `step_plan.py`, and the minimum ratio.
 """
 
 import csv
@@ -98,7 +98,7 @@ def count(config_name: str) -> dict[str, tuple[int, int]]:
 
 def main() -> None:
     """Counts and prints the bytes."""
-    (path,) = Path(__file__).parent.glob("train_step_plan_v5e-2x2_*.csv")
+    (path,) = Path(__file__).parent.glob("step_plan_v5e-2x2_*.csv")
     plan = {row["row"]: float(row["accessed_GB"]) for row in csv.DictReader(path.open())}
     for name, (config, baseline) in NETWORKS.items():
         counts = count(config)

@@ -15,7 +15,8 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 GPU = "gpu_speed_NVIDIA_H200_jax0.11.2_torch2.11.0.csv"
-CPU = "cpu_speed_x86_64_2cores_jax0.10.2_torch2.14.1.csv"
+CPU = "cpu_speed_x86_64_2cores_jax0.10.2_torch2.13.0_onnxruntime1.32.0.csv"
+SIZE = "512x1024"
 NETWORKS = {
     "hrnet-w18s": "HRNetV2-W18-Small-v2",
     "gsto-w18s": "GSTO-HRNet-W18-Small-v2",
@@ -40,7 +41,8 @@ def train_seconds(name: str, unit: str) -> dict[tuple[str, str], dict[str, float
     times: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     with (HERE / name).open(newline="") as file:
         for row in csv.DictReader(file):
-            if row["step"] == "train" and row["runtime"] in RUNTIMES:
+            case = row["step"], row["size"]
+            if case == ("train", SIZE) and row["runtime"] in RUNTIMES:
                 times[row["network"], row["batch"]][row["runtime"]] = float(row[unit])
     return times
 
@@ -79,9 +81,9 @@ def main() -> None:
         for (network, batch), measured in train_seconds(CPU, "seconds").items()
     }
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.4), layout="constrained")
-    draw(left, "H200: 8 crops of 512x1024, bfloat16", gpu)
-    draw(right, "two CPU cores: W18-Small-v2, 256x512, float32", cpu)
-    left.legend(frameon=False, loc="upper right", fontsize=9)
+    draw(left, f"H200: 8 crops of {SIZE}, bfloat16", gpu)
+    draw(right, f"two CPU cores: W18-Small-v2, {SIZE}, float32", cpu)
+    right.legend(frameon=False, loc="upper right", fontsize=9)
     plt.rcParams.update({"svg.hashsalt": "speed", "svg.fonttype": "none"})
     figure.savefig(HERE.parent / "docs" / "speed.svg", metadata={"Date": None})
 

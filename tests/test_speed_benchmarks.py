@@ -6,9 +6,10 @@ import time
 
 import pytest
 
-from benchmarks import cpu_speed, gpu_profile, gpu_session, gpu_speed
+from benchmarks import cpu_speed, gpu_profile, gpu_session, gpu_speed, speed_table
 from benchmarks.cpu_speed import COMPILED, EAGER, JAX, Cell
 from benchmarks.csv_rows import merge_rows
+from tests.documents import ROOT
 
 SMALL = Cell("inference", (512, 1024), 1)
 LARGE = Cell("train", (512, 1024), 16)
@@ -34,7 +35,7 @@ def test_ratios_of_cpu_times_are_medians_of_paired_ratios():
         ("GSTO-HRNet", JAX): [2.0, 3.0, 3.0],
         ("GSTO-HRNet", COMPILED): [4.0, 2.0, 3.0],
     }
-    rows = cpu_speed.make_rows(SMALL, times, dict.fromkeys(times, ""), "AVX512")
+    rows = cpu_speed.make_rows(SMALL, times, dict.fromkeys(times, ""))
     ratios = [float(row["jax_over_runtime"]) for row in rows]
     assert ratios == [1, 1, 1, 1]
     assert [float(row["jax_over_runtime_min"]) for row in rows] == [1, 0.5, 1, 0.5]
@@ -117,3 +118,16 @@ def test_a_part_of_a_session_ends_at_its_limit():
     process = subprocess.Popen(command, start_new_session=True)
     gpu_session.wait(process, time.monotonic() + 0.1)
     assert process.returncode < 0
+
+
+def test_row_of_the_speed_table():
+    row = speed_table.Comparison("inference", "PyTorch", 200.0, 100.0, "ms", 25.0)
+    cells = ["inference", "PyTorch", "200 ms", "100 ms", "0.50", "25 ms", "4.0"]
+    assert row.cells() == cells
+    assert row._replace(limit=None).cells() == [*cells[:5], "-", "-"]
+
+
+@pytest.mark.slow
+def test_speed_tables_are_those_of_the_document():
+    page = (ROOT / "docs" / "performance.md").read_text()
+    assert speed_table.make_table() in page and speed_table.cpu_table() in page

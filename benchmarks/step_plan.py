@@ -1,15 +1,15 @@
-"""Costs of train steps on a TPU that need not be present, by ahead-of-time compilation.
+"""Costs of train and eval steps on a TPU that need not be present, by ahead-of-time compilation.
 
-    python benchmarks/train_step_plan.py                  # all rows: five hours on one core
-    python benchmarks/train_step_plan.py gsto-w18s hrnet-w18s
+    python benchmarks/step_plan.py                  # all rows: seven hours on one core
+    python benchmarks/step_plan.py gsto-w18s hrnet-w18s
 
-Needs the `tpu` extra, and 16 GB of memory for GSTO-W48. Compiles the train steps of Cityscapes
-configs in bfloat16 for `v5e:2x2` and prints their costs per image (`gsto_jax.plan`): bytes accessed
-(operands and results of kernels, with tile padding), cycles as XLA estimates them, cycles of
-kernels by their final schedules, peak memory; also the bytes of the gate kernels, and of the copies
-next to them. Each is compared with a straightforward port of the network (one convolution and one
-BN per gate, Flax's BN, full-size logits), measured in the same way with the same versions. Rows of
-the CSV that are not requested are kept.
+Needs the `tpu` extra, and 16 GB of memory for GSTO-W48. Compiles the steps of configs in bfloat16
+for `v5e:2x2` and prints their costs per image (`gsto_jax.plan`): bytes accessed (operands and
+results of kernels, with tile padding), cycles as XLA estimates them, cycles of kernels by their
+final schedules, peak memory; also the bytes of the gate kernels, and of the copies next to them.
+Train steps on Cityscapes are compared with a straightforward port of the network (one convolution
+and one BN per gate, Flax's BN, full-size logits), measured in the same way with the same versions.
+Rows of the CSV that are not requested are kept.
 """
 
 import argparse
@@ -28,13 +28,16 @@ import jax
 from gsto_jax.plan.compile import plan_step
 from gsto_jax.plan.step_cost import KernelCalls
 from gsto_jax.plan.targets import compile_target
+from gsto_jax.types import Size
 from modes.run_setup import parse_config
 
 TOPOLOGY = "v5e:2x2"
+WHOLE = (1024, 2048)
+"""Size of an image of Cityscapes."""
 
 
 class PlannedNetwork(NamedTuple):
-    """A train step to compile.
+    """A step to compile.
 
     Attributes:
       config: a module of `configs/`, with its arguments.
@@ -42,6 +45,8 @@ class PlannedNetwork(NamedTuple):
       implementation: `model.implementation`.
       port: GB, Mcycles and GiB per image of a straightforward port; None if unknown.
       remat: `model.remat`.
+      step: "train" or "eval".
+      size: (h, w) of the images; None for the crops of the config.
     """
 
     config: str
@@ -49,6 +54,8 @@ class PlannedNetwork(NamedTuple):
     implementation: str = "auto"
     port: tuple[float | None, float | None, float | None] = (None, None, None)
     remat: bool = False
+    step: str = "train"
+    size: Size | None = None
 
 
 ROWS = {
@@ -60,6 +67,12 @@ ROWS = {
     "gsto-w48-xla": PlannedNetwork("cityscapes_w48", 8, "xla", (36.6, 76.9, 1.73)),
     "gsto-w48-remat": PlannedNetwork("cityscapes_w48", 8, port=(36.6, 76.9, 1.73), remat=True),
     "gsto-w48-at-3": PlannedNetwork("cityscapes_w48", 3, port=(94.5, 172.9, 3.53)),
+    "hrnet-w18s-eval": PlannedNetwork("cityscapes_w18s:baseline", 1, step="eval", size=WHOLE),
+    "gsto-w18s-eval": PlannedNetwork("cityscapes_w18s", 1, step="eval", size=WHOLE),
+    "hrnet-w48-eval": PlannedNetwork("cityscapes_w48:baseline", 1, step="eval", size=WHOLE),
+    "gsto-w48-eval": PlannedNetwork("cityscapes_w48", 1, step="eval", size=WHOLE),
+    "hrnet-w32-pose": PlannedNetwork("coco_pose_w32:baseline", 32),
+    "gsto-w32-pose": PlannedNetwork("coco_pose_w32", 32),
 }
 
 
@@ -74,12 +87,15 @@ def measure(row: PlannedNetwork) -> dict[str, Any]:
     config.model.remat = row.remat
     config.train.batch_size = row.images * target.mesh.size
     task, data, _ = parse_config(config)
-    result = plan_step(task, target, config.train.batch_size, data.crop)
+    size = row.size or data.crop
+    result = plan_step(task, target, config.train.batch_size, size, row.step)
     gates = sum((x for name, x in result.kernels.items() if "gates" in name), KernelCalls())
     count, size = (sum(x) for x in zip(*result.collectives.values(), strict=True))
     images = row.images
     return {
         "config": row.config,
+        "step": row.step,
+        "size": "x".join(map(str, size)),
         "implementation": row.implementation,
         "remat": row.remat,
         "images_per_chip": images,
