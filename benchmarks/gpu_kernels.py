@@ -32,7 +32,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.plan.targets import compile_target
 
-DEVICE = "sm_90a"
+DEVICE, THREADS = "sm_90a", 128
 CHANNELS = (18, 36, 72, 144, 48, 96, 192, 384)  # by width of the network, then by branch
 EPSILONS = {"normalized": 1e-5, "affine": None}
 """Epsilon of the BN of the logits; None for an affine map only."""
@@ -48,18 +48,10 @@ def main() -> None:
     version = re.search(r"V([\d.]+)", _output(ptxas, "--version"))[1]
     target = compile_target("h100")
     rows = []
-    for channels, dtype, gates in product(CHANNELS, (jnp.bfloat16, jnp.float32), (2, 3, 4)):
-        for norm, epsilon in EPSILONS.items():
-            case = {"norm": norm, "channels": channels, "dtype": jnp.dtype(dtype).name}
-            traced = _trace(channels, dtype, gates, epsilon, target)
-            compiled = _compile(traced, ptxas)
-            size = traced.jaxpr.in_avals[0].size * jnp.dtype(dtype).itemsize
-            for name, moved, maps in _bytes(traced.jaxpr, size):
-                minimum = maps * size
-                rows.append(case | {"gates": gates, "kernel": name} | compiled[name])
-                rows[-1] |= {"moved_bytes": moved, "minimum_bytes": minimum}
-                rows[-1]["moved_over_minimum"] = f"{moved / minimum:.3f}"
-                print(" ".join(f"{rows[-1][field]!s:>10s}" for field in FIELDS), flush=True)
+    for case in product(CHANNELS, (jnp.bfloat16, jnp.float32), (2, 3, 4)):
+        for row in rows_of_case(*case, target):
+            rows.append(row)
+            print(" ".join(f"{row[field]!s:>10s}" for field in FIELDS), flush=True)
     spilling = sum(row["spill_bytes"] > 0 for row in rows)
     print(f"{len(rows)} kernels for {DEVICE}, {spilling} of them spill")
     stem = f"gpu_kernels_{DEVICE}_jax{jax.__version__}_ptxas{version}"
@@ -67,6 +59,20 @@ def main() -> None:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def rows_of_case(channels: int, dtype: Any, gates: int, target: Any) -> Iterator[dict[str, Any]]:
+    """Compiles the kernels of a map, with and without BN, and yields a row for each."""
+    compiled: dict[str, dict[str, int]] = {}
+    for norm, epsilon in EPSILONS.items():
+        traced = _trace(channels, dtype, gates, epsilon, target)
+        compiled |= _compile(traced)
+        size = traced.jaxpr.in_avals[0].size * jnp.dtype(dtype).itemsize
+        for name, moved, maps in _bytes(traced.jaxpr, size):
+            row = {"norm": norm, "channels": channels, "dtype": jnp.dtype(dtype).name}
+            row |= {"gates": gates, "kernel": name} | compiled[name]
+            row |= {"moved_bytes": moved, "minimum_bytes": maps * size}
+            yield row | {"moved_over_minimum": f"{moved / (maps * size):.3f}"}
 
 
 def _trace(channels: int, dtype: Any, gates: int, epsilon: float | None, target: Any) -> Any:
@@ -89,33 +95,34 @@ def _trace(channels: int, dtype: Any, gates: int, epsilon: float | None, target:
     return jax.jit(step).trace(*args)
 
 
-def _compile(traced: Any, ptxas: Path) -> dict[str, dict[str, int]]:
-    """Returns registers, spills and resident warps of each kernel by name."""
+def _compile(traced: Any) -> dict[str, dict[str, int]]:
+    """Returns registers, spills and resident warps of each kernel by name.
+
+    A kernel that was compiled before is missing.
+    """
     kernels = {}
     with TemporaryDirectory() as folder:
-        lowered = traced.lower(lowering_platforms=("cuda",))
-        lowered.compile(compiler_options={"xla_dump_to": folder})
-        for path in Path(folder).glob("*.ptx"):
-            for name in re.findall(r"\.entry (\w+_gates)\(", path.read_text()):
-                log = _output(ptxas, "-v", f"-arch={DEVICE}", path, "-o", os.devnull)
-                registers, spilled = (
-                    sum(map(int, re.findall(rf"(\d+) {resource}", log)))
-                    for resource in ("registers", "bytes spill")
-                )
-                threads = int(re.search(r"\.reqntid (\d+)", path.read_text())[1])
-                blocks = 65536 // (-(-registers // 8) * 8 * threads)
-                kernels[name] = {
-                    "registers": registers,
-                    "spill_bytes": spilled,
-                    "resident_warps": min(blocks * threads // 32, 64),
-                }
+        os.environ["MOSAIC_GPU_DUMP_TO"] = folder
+        traced.lower(lowering_platforms=("cuda",)).compile()
+        for path in Path(folder).glob("*.ptxas"):
+            log = path.read_text()
+            registers, spilled = (
+                sum(map(int, re.findall(rf"(\d+) {resource}", log)))
+                for resource in ("registers", "bytes spill")
+            )
+            blocks = 65536 // (-(-registers // 8) * 8 * THREADS)
+            kernels[path.stem.rpartition("_")[0]] = {
+                "registers": registers,
+                "spill_bytes": spilled,
+                "resident_warps": min(blocks * THREADS // 32, 64),
+            }
     return kernels
 
 
 def _bytes(jaxpr: Any, size: int) -> Iterator[tuple[str, int, int]]:
     """Yields name, bytes and number of maps of each kernel; a map has `size` bytes."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name != "pallas_call":
+        if equation.primitive.name != "mpmd_map":  # a Mosaic GPU kernel
             for inner in jaxprs_in_params(equation.params):
                 yield from _bytes(inner, size)
             continue

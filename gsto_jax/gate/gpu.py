@@ -158,21 +158,25 @@ def _sums_kernel(
 def _back_kernel(
     spec: GateSpec, block: Block, maps: Refs, w: Any, coef: Any, outputs: Refs
 ) -> None:
-    x, total, (dx, *sums, dw) = block.load(maps[0]), 0, outputs
-    is_first = jnp.full(block.tiling.channels, block.is_first)
+    x, (dx, *sums, dw) = block.load(maps[0]), outputs
+    is_first, gradients = jnp.full(block.tiling.channels, block.is_first), []
     for n, dout_ref in enumerate(maps[1:]):
         z, dout = _logits(block, x, w, n), block.load(dout_ref)
         g, dy = _affine_gradient(spec, x, dout, z, coef, n)
         dz = coef[0, n] * dy
         if not sums:
             dz += coef[3, n] + coef[4, n] * (z - coef[2, n])
-        dz_wide = block.spread(dz, 0)
-        total += block.spread(g, 0) * dout + dz_wide * block.spread(w[n], 1)
-        dw_block = (x * dz_wide).sum(0)
+        gradients.append((g, dz))
+        dw_block = (x * block.spread(dz, 0)).sum(0)
         dw[n] = jnp.where(is_first, dw_block, dw[n] + dw_block)
         if sums:
             sums[0][block.index, 0, n] = dy.sum(0)
             sums[0][block.index, 1, n] = (dy * z).sum(0)
+    # Loads the cotangents again, since registers do not hold those of all gates.
+    total = 0
+    for n, (g, dz) in enumerate(gradients):
+        total += block.spread(g, 0) * block.load(maps[1 + n])
+        total += block.spread(dz, 0) * block.spread(w[n], 1)
     dx[...] = total.astype(dx.dtype)
 
 
