@@ -4,7 +4,8 @@
 - `xla`: reference implementation for any device; defines the numerics
 - `kernels`: derivation and gradient shared by the kernels
 - `tpu`: Pallas kernels for TPUs
-- `gpu`: Pallas Triton kernels for NVIDIA GPUs
+- `gpu`: Mosaic GPU kernels for NVIDIA GPUs
+- `gpu_blocks`: runs a GPU kernel on blocks of pixels
 """
 
 from gsto_jax.gate.api import Gated, apply_channel_gates, apply_gates, gated_maps

@@ -21,8 +21,10 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 _THREADS, _WARPS = 128, 4  # of a program
 _PROGRAM = "program"  # axis of the programs
 _COPIED_BYTES = 16  # divide a copy, and the rows of a matrix
-_BLOCK_BYTES, _SHARED_BYTES = 96 * 2**10, 227 * 2**10  # preferred and available shared memory
-_MAX_ROW = 64  # elements of a row that a thread can hold, and a few such arrays
+_BLOCK_BYTES = 96 * 2**10  # preferred size of the blocks of a program
+_SHARED_BYTES = 220 * 2**10  # of 227 KiB of shared memory, for blocks and tables
+_MIN_CHANNELS = 3  # for fewer, Mosaic GPU plans no copy to registers
+_MAX_ROW = 64  # elements of a row in a thread: registers hold a few such arrays
 _wide = jnp.float32
 
 
@@ -101,13 +103,16 @@ class _Refs(NamedTuple):
 
 def unsupported_reason(channels: int, num_maps: int, dtype: Any) -> str:
     """Returns why blocks of so many maps do not fit into a program; empty if they do."""
+    if channels < _MIN_CHANNELS:
+        return f"it takes at least {_MIN_CHANNELS} channels; got {channels}"
     elements = channels // _threads_per_row(channels)
     if elements > _MAX_ROW:
         return (
             f"it takes up to {_MAX_ROW} channels, or up to 16 times as many that a power of two "
             f"divides; {channels} leave {elements} for each thread"
         )
-    if _THREADS * elements * num_maps * jnp.dtype(dtype).itemsize > _SHARED_BYTES:
+    tables = 2 * num_maps * channels * 4
+    if _THREADS * elements * num_maps * jnp.dtype(dtype).itemsize + tables > _SHARED_BYTES:
         return f"blocks of {num_maps} maps with {channels} channels exceed the shared memory"
     return ""
 

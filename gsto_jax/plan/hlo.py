@@ -11,7 +11,7 @@ from functools import cached_property
 
 from gsto_jax.errors import UserError
 
-_KERNEL_TARGETS = {"tpu_custom_call", "mosaic_gpu_v2", "mosaic_gpu", "__gpu$xla.gpu.triton"}
+_KERNEL_TARGETS = {"tpu_custom_call", "mosaic_gpu_v2", "mosaic_gpu"}
 """Custom call targets of Pallas kernels."""
 _STARTS_WITH_OPERANDS = {
     *("all-gather-start", "collective-permute-start"),

@@ -118,9 +118,9 @@ def test_integers_take_the_dtype_of_the_parameters(x64):
 
 
 def test_functions_take_integers():
-    x = integers((4, 4, 2))
+    x = integers((4, 4, 3))
     floats = x.astype(np.float32)
-    kernel = np.full((2, 1), 0.01, np.float32)
+    kernel = np.full((3, 1), 0.01, np.float32)
     for implementation in (None, "xla"):
         run = jax.jit(partial(gated_maps, implementation=implementation))
         actual, expected = (run(v, kernel) for v in (x, floats))
@@ -133,7 +133,7 @@ def test_functions_take_integers():
     (gated,), gates = jax.jit(apply_gates)(x, logits)
     np.testing.assert_allclose(gated, floats / (1 + np.exp(-1)), rtol=1e-6)
     assert gates.dtype == jnp.float32
-    channels = jax.jit(apply_channel_gates)(x, np.zeros((2, 1, 1, 2), np.uint8))
+    channels = jax.jit(apply_channel_gates)(x, np.zeros((2, 1, 1, 3), np.uint8))
     np.testing.assert_array_equal(channels, floats / 2)
     np.testing.assert_allclose(adaptive_average_pool(x, 1)[:, 0, 0], floats.mean((1, 2)), rtol=1e-6)
     # Interpolation computes, a copy does not: label maps stay label maps.

@@ -1,11 +1,13 @@
 """Gates by GPU kernels in interpret mode, compared with XLA."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsto_jax.gate import NormParameters, gated_maps, gpu
+from gsto_jax.gate import NormParameters, gated_maps, gpu, gpu_blocks
 from gsto_jax.ops.packing import Packed
 from tests.gsto_jax.gate_operands import CASES, EPSILON, assert_close, operands, run
 
@@ -34,6 +36,20 @@ def test_programs_of_several_blocks(case, monkeypatch):
     assert_close(run(args, *GPU, **CASES[case]), run(args, **CASES[case]))
 
 
+WIDTHS = [width << branch for width in (18, 30, 32, 40, 44, 48, 64) for branch in range(4)]
+
+
+@pytest.mark.parametrize("channels", [*WIDTHS, 3, 5, 6, 7, 62, 63])
+def test_blocks_fit_into_threads(channels):
+    """All elements of a block lie in the registers of its threads, up to 64 in each."""
+    assert not gpu_blocks.unsupported_reason(channels, 6, jnp.bfloat16)
+    tiling = gpu_blocks.make_tiling(1 << 18, channels, 6, jnp.bfloat16, 32)
+    layout, shape = gpu_blocks._layout(channels).to_mgpu(), (tiling.rows, channels)
+    elements = math.prod(layout.registers_shape(shape)) * layout.vector_length
+    assert elements * 128 == math.prod(shape) and elements <= 64
+    assert (1 << 18) % tiling.rows == 0
+
+
 def test_bfloat16_accumulates_in_float32():
     """Against float32 arithmetic on the same, rounded map: only results are rounded."""
     args = operands(2, 6, 8, 48, 3, jnp.bfloat16)
@@ -48,11 +64,12 @@ def test_bfloat16_accumulates_in_float32():
 
 
 def test_logits_far_from_zero_keep_their_variance():
-    features, _kernel, scale, bias, cotangents = operands(2, 16, 16, 1, 1)
-    args = (features + 1e4, np.ones((1, 1), np.float32), scale, bias, cotangents)
+    features, _kernel, scale, bias, cotangents = operands(2, 16, 16, 3, 1)
+    args = (features + 1e4, np.eye(3, 1, dtype=np.float32), scale, bias, cotangents)
     _, (_, _, mean, var) = run(args, *GPU, **TRAINING)
-    np.testing.assert_allclose(mean, 1e4 + np.asarray(features).mean(), rtol=1e-6)
-    np.testing.assert_allclose(var, np.asarray(features).var(), rtol=1e-3)
+    logits = np.asarray(features)[..., 0]
+    np.testing.assert_allclose(mean, 1e4 + logits.mean(), rtol=1e-6)
+    np.testing.assert_allclose(var, logits.var(), rtol=1e-3)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="needs four devices")
@@ -126,6 +143,12 @@ def test_unavailable_implementation():
         kernel=kernel[:2],
     )
     check_reason("it takes up to 8 gates", kernel=jnp.ones((4, 9)))
+    for channels, gates, reason in (
+        (2, 1, "it takes at least 3 channels; got 2"),
+        (300, 1, "it takes up to 64 channels, .* divides; 300 leave 150 for each thread"),
+        (992, 6, "blocks of 8 maps with 992 channels exceed the shared memory"),
+    ):
+        check_reason(reason, jnp.zeros((1, 2, 2, channels)), jnp.zeros((channels, gates)))
     with (
         jax.default_device(jax.devices("cpu")[0]),
         pytest.raises(ValueError, match="Only interpret mode is supported on CPU"),
