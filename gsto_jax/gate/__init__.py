@@ -5,7 +5,7 @@
 - `kernels`: derivation and gradient shared by the kernels
 - `tpu`: Pallas kernels for TPUs
 - `gpu`: Mosaic GPU kernels for NVIDIA GPUs
-- `gpu_blocks`: runs a GPU kernel on blocks of pixels
+- `gpu_blocks`: runs a GPU kernel on blocks of pixels, which `gpu_tiling` divides among threads
 """
 
 from gsto_jax.gate.api import Gated, apply_channel_gates, apply_gates, gated_maps

@@ -53,7 +53,8 @@ def gated_maps(
 
     Args:
       features: bfloat16 or float32 for the kernels, any float for XLA. The GPU kernels take
-        unpacked maps and up to 8 gates.
+        unpacked maps, up to 8 gates, and 3 to 64 channels or up to 16 times as many that a power of
+        two divides.
       kernel: one column per gate.
       norm: parameters of the BN on the logits, or of its affine map at inference; None for no BN.
       relu: whether a ReLU precedes the sigmoid.

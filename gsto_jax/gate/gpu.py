@@ -10,14 +10,14 @@ Besides the maps, the kernels read `w`, the kernel as `n c`, and `coef`, the row
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gsto_jax.gate import gpu_blocks
-from gsto_jax.gate.gpu_blocks import Block, Tiling, run_blocks
+from gsto_jax.gate import gpu_tiling
+from gsto_jax.gate.gpu_tiling import Tiling
 from gsto_jax.gate.kernels import (
     GateSpec,
     Passes,
@@ -26,6 +26,9 @@ from gsto_jax.gate.kernels import (
     gate_gradient,
 )
 from gsto_jax.ops import dispatch
+
+if TYPE_CHECKING:
+    from gsto_jax.gate.gpu_blocks import Block
 
 MAX_GATES = 8
 # Elements of a block in each thread: as many as registers hold. `_back` holds two blocks.
@@ -45,7 +48,7 @@ def unsupported_reason(features: Array, spec: GateSpec) -> str:
         return f"it takes up to {MAX_GATES} gates; got {spec.num_gates}"
     if reason := dispatch.unsupported_reason(features.shape, features.dtype):
         return reason
-    return gpu_blocks.unsupported_reason(features.shape[3], 2 + spec.num_gates, features.dtype)
+    return gpu_tiling.unsupported_reason(features.shape[3], 2 + spec.num_gates, features.dtype)
 
 
 # The passes over a shard of a map (see `gsto_jax.gate.kernels.Passes`)
@@ -87,12 +90,12 @@ def _back(
         totals=True,
     )
     zeros = jnp.zeros((1, 2, spec.num_gates), _wide)
-    return dx, dw.sum(0).T[None], *(sums or [zeros])
+    return dx, dw.sum(0).T[None], sums[0] if sums else zeros
 
 
 def _tiling(x: Array, num_maps: int, elements: int) -> Tiling:
     channels = x.shape[3]
-    return gpu_blocks.make_tiling(x.size // channels, channels, num_maps, x.dtype, elements)
+    return gpu_tiling.make_tiling(x.size // channels, channels, num_maps, x.dtype, elements)
 
 
 def _run(
@@ -106,6 +109,8 @@ def _run(
     **outputs: Any,
 ) -> list[Array]:
     """Runs a kernel with `w` rounded to the dtype of the maps."""
+    # Takes half a second to import.
+    from gsto_jax.gate.gpu_blocks import run_blocks
 
     def body(*args: Any) -> None:
         kernel(spec, *args)
@@ -121,7 +126,7 @@ def _run(
 
 
 def _statistics_kernel(
-    spec: GateSpec, block: Block, maps: Refs, w: Any, _: Any, outputs: Refs
+    spec: GateSpec, block: "Block", maps: Refs, w: Any, _: Any, outputs: Refs
 ) -> None:
     (x,), (statistics,), tiling = maps, outputs, block.tiling
     x, first = block.load(x), block.index * tiling.rows
@@ -135,7 +140,7 @@ def _statistics_kernel(
 
 
 def _apply_kernel(
-    spec: GateSpec, block: Block, maps: Refs, w: Any, coef: Any, outputs: Refs
+    spec: GateSpec, block: "Block", maps: Refs, w: Any, coef: Any, outputs: Refs
 ) -> None:
     x = block.load(maps[0])
     for n, out in enumerate(outputs):
@@ -145,7 +150,7 @@ def _apply_kernel(
 
 
 def _sums_kernel(
-    spec: GateSpec, block: Block, maps: Refs, w: Any, coef: Any, outputs: Refs
+    spec: GateSpec, block: "Block", maps: Refs, w: Any, coef: Any, outputs: Refs
 ) -> None:
     x, (sums,) = block.load(maps[0]), outputs
     for n, dout_ref in enumerate(maps[1:]):
@@ -156,7 +161,7 @@ def _sums_kernel(
 
 
 def _back_kernel(
-    spec: GateSpec, block: Block, maps: Refs, w: Any, coef: Any, outputs: Refs
+    spec: GateSpec, block: "Block", maps: Refs, w: Any, coef: Any, outputs: Refs
 ) -> None:
     x, (dx, *sums, dw) = block.load(maps[0]), outputs
     is_first, gradients = jnp.full(block.tiling.channels, block.is_first), []
@@ -173,14 +178,14 @@ def _back_kernel(
             sums[0][block.index, 0, n] = dy.sum(0)
             sums[0][block.index, 1, n] = (dy * z).sum(0)
     # Loads the cotangents again, since registers do not hold those of all gates.
-    total = 0
+    total: Any = 0
     for n, (g, dz) in enumerate(gradients):
         total += block.spread(g, 0) * block.load(maps[1 + n])
         total += block.spread(dz, 0) * block.spread(w[n], 1)
     dx[...] = total.astype(dx.dtype)
 
 
-def _logits(block: Block, x: Array, w: Any, n: int) -> Array:
+def _logits(block: "Block", x: Array, w: Any, n: int) -> Array:
     return (x * block.spread(w[n], 1)).sum(1)
 
 

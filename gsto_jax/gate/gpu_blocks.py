@@ -1,9 +1,8 @@
 """Runs a function over blocks of pixels of maps, as a Mosaic GPU kernel or interpreted.
 
-The pixels of a map are the rows of a matrix, as they lie in memory, and its channels the columns. A
-program, one warpgroup of 128 threads, processes blocks of rows one after the other: a copy unit
-moves a block to shared memory, the threads process it in registers, and a copy unit moves results
-to the global memory. Several programs run on a multiprocessor, and some copy while others compute.
+A copy unit moves a block to shared memory, the threads of a program process it in registers, and a
+copy unit moves the results to the global memory. Several programs run on a multiprocessor, and some
+copy while others compute.
 """
 
 import math
@@ -18,44 +17,12 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-_THREADS, _WARPS = 128, 4  # of a program
+from gsto_jax.gate.gpu_tiling import THREADS, Tiling, threads_per_row
+
+_WARPS = 4  # of a program
 _PROGRAM = "program"  # axis of the programs
-_COPIED_BYTES = 16  # divide a copy, and the rows of a matrix
-_BLOCK_BYTES = 96 * 2**10  # preferred size of the blocks of a program
-_SHARED_BYTES = 220 * 2**10  # of 227 KiB of shared memory, for blocks and tables
-_MIN_CHANNELS = 3  # for fewer, Mosaic GPU plans no copy to registers
-_MAX_ROW = 64  # elements of a row in a thread: registers hold a few such arrays
+_COPY_BYTES = 16  # A copy moves a multiple of them, and so does each of its rows.
 _wide = jnp.float32
-
-
-class Tiling(NamedTuple):
-    """Division of a map among programs.
-
-    Attributes:
-      pixels: number of pixels.
-      channels: channels of a pixel.
-      rows: pixels of a block; zeros pad the last block.
-      steps: blocks that a program processes one after the other.
-    """
-
-    pixels: int
-    channels: int
-    rows: int
-    steps: int = 1
-
-    @property
-    def blocks(self) -> int:
-        """Number of blocks."""
-        return -(-self.pixels // self.rows)
-
-    @property
-    def programs(self) -> int:
-        """Number of programs."""
-        return self.blocks // self.steps
-
-    def with_steps(self, max_steps: int) -> "Tiling":
-        """Returns the tiling with as many steps as divide the blocks, up to a maximum."""
-        return self._replace(steps=next(n for n in range(max_steps, 0, -1) if self.blocks % n == 0))
 
 
 class Block(NamedTuple):
@@ -101,31 +68,6 @@ class _Refs(NamedTuple):
     barriers: list[Any]  # of the maps and of w; none in interpret mode
 
 
-def unsupported_reason(channels: int, num_maps: int, dtype: Any) -> str:
-    """Returns why blocks of so many maps do not fit into a program; empty if they do."""
-    if channels < _MIN_CHANNELS:
-        return f"it takes at least {_MIN_CHANNELS} channels; got {channels}"
-    elements = channels // _threads_per_row(channels)
-    if elements > _MAX_ROW:
-        return (
-            f"it takes up to {_MAX_ROW} channels, or up to 16 times as many that a power of two "
-            f"divides; {channels} leave {elements} for each thread"
-        )
-    tables = 2 * num_maps * channels * 4
-    if _THREADS * elements * num_maps * jnp.dtype(dtype).itemsize + tables > _SHARED_BYTES:
-        return f"blocks of {num_maps} maps with {channels} channels exceed the shared memory"
-    return ""
-
-
-def make_tiling(pixels: int, channels: int, num_maps: int, dtype: Any, elements: int) -> Tiling:
-    """Returns a tiling with up to `elements` of a block in each thread, if possible."""
-    group = _THREADS // _threads_per_row(channels)
-    size = min(elements * _THREADS, _BLOCK_BYTES // (num_maps * jnp.dtype(dtype).itemsize))
-    groups = max(min(size // (group * channels), -(-pixels // group)), 1)
-    # A power of two divides most maps, which then need no padding.
-    return Tiling(pixels, channels, group * 2 ** int(math.log2(groups)))
-
-
 def run_blocks(
     kernel: Callable[..., None],
     tiling: Tiling,
@@ -169,8 +111,8 @@ def run_blocks(
 
     def body(*refs: Any) -> None:
         iterator = iter(refs)
-        parts = [list(islice(iterator, size)) for size in sizes]
-        _run_program(kernel, tiling, _Refs(*parts, list(iterator)))
+        parts = [list(islice(iterator, size)) for size in sizes] + [list(iterator)]
+        _run_program(kernel, tiling, _Refs(*parts))
 
     body.__name__ = kernel.__name__
     operands = [*(_pad(x, padded) for x in maps), w.reshape(table.shape), coefficients]
@@ -267,8 +209,11 @@ def _parts(refs: Sequence[Any], buffers: Sequence[Any], index: Any) -> Iterator[
 
 
 def _matrix(rows: int, channels: int, dtype: Any, interpret: bool) -> jax.ShapeDtypeStruct:
-    """Describes a matrix `rows channels`; for copies, one of other than full units is flat."""
-    is_flat = not interpret and channels * jnp.dtype(dtype).itemsize % _COPIED_BYTES
+    """Describes a matrix `rows channels`, flat if a copy cannot move its rows.
+
+    The interpreter copies any rows, and does not reshape buffers.
+    """
+    is_flat = not interpret and channels * jnp.dtype(dtype).itemsize % _COPY_BYTES
     return jax.ShapeDtypeStruct((rows * channels,) if is_flat else (rows, channels), dtype)
 
 
@@ -278,11 +223,6 @@ def _pad(x: Array, matrix: jax.ShapeDtypeStruct) -> Array:
     return flat.reshape(matrix.shape)
 
 
-def _threads_per_row(channels: int) -> int:
-    """Returns the largest power of two, up to 16, that divides pairs of channels; 1 if none."""
-    return max(min(channels & -channels, 32) // 2, 1)
-
-
 def _layout(channels: int) -> Any:
     """Returns which thread holds which elements of a block.
 
@@ -290,8 +230,8 @@ def _layout(channels: int) -> Any:
     Where each thread has an odd number of pairs, the threads of a warp read from different banks of
     the shared memory.
     """
-    threads, vector = _threads_per_row(channels), 2 - channels % 2
-    rows, columns = _THREADS // threads, threads * vector
+    threads, vector = threads_per_row(channels), 2 - channels % 2
+    rows, columns = THREADS // threads, threads * vector
     tiles = ((rows, columns), (rows // _WARPS, columns))
     if threads == 1:
         return plgpu.Layout.TILED(plgpu.Tiling(tiles), (-4,), (-2,), -1)

@@ -1,13 +1,17 @@
 """Gates by GPU kernels in interpret mode, compared with XLA."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from gsto_jax.gate import NormParameters, gated_maps, gpu, gpu_blocks
+from gsto_jax.gate import NormParameters, gated_maps, gpu, gpu_blocks, gpu_tiling
+from gsto_jax.gate.kernels import GateSpec
 from gsto_jax.ops.packing import Packed
 from tests.gsto_jax.gate_operands import CASES, EPSILON, assert_close, operands, run
 
@@ -36,14 +40,33 @@ def test_programs_of_several_blocks(case, monkeypatch):
     assert_close(run(args, *GPU, **CASES[case]), run(args, **CASES[case]))
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="interprets on a CPU")
+def test_copies_and_barriers(monkeypatch):
+    """By the interpreter of Mosaic GPU, which knows neither layouts nor reshaped buffers."""
+    interpreted = partial(plgpu.kernel, interpret=InterpretGPUParams())
+    monkeypatch.setattr(gpu_blocks.plgpu, "kernel", interpreted)
+    monkeypatch.setattr(gpu_blocks.plgpu, "layout_cast", lambda x, _: x)
+    monkeypatch.setattr(gpu, "_ROWS", 1024)
+    features, kernel, scale, bias, cotangents = operands(1, 16, 33, 8, 2)
+    coefficients = jnp.stack([scale, bias])
+    compiled, plain = GateSpec(2, 1, False, False), GateSpec(2, 1, False, True)
+    for name, args in {
+        "statistics": (),
+        "apply": (coefficients,),
+        "backward": (coefficients, *cotangents),
+    }.items():
+        run_pass = partial(getattr(gpu.PASSES, name), features, kernel, *args)
+        assert_close(run_pass(spec=compiled), run_pass(spec=plain), 1e-6)
+
+
 WIDTHS = [width << branch for width in (18, 30, 32, 40, 44, 48, 64) for branch in range(4)]
 
 
 @pytest.mark.parametrize("channels", [*WIDTHS, 3, 5, 6, 7, 62, 63])
 def test_blocks_fit_into_threads(channels):
     """All elements of a block lie in the registers of its threads, up to 64 in each."""
-    assert not gpu_blocks.unsupported_reason(channels, 6, jnp.bfloat16)
-    tiling = gpu_blocks.make_tiling(1 << 18, channels, 6, jnp.bfloat16, 32)
+    assert not gpu_tiling.unsupported_reason(channels, 6, jnp.bfloat16)
+    tiling = gpu_tiling.make_tiling(1 << 18, channels, 6, jnp.bfloat16, 32)
     layout, shape = gpu_blocks._layout(channels).to_mgpu(), (tiling.rows, channels)
     elements = math.prod(layout.registers_shape(shape)) * layout.vector_length
     assert elements * 128 == math.prod(shape) and elements <= 64
