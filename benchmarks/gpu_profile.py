@@ -34,7 +34,7 @@ LIBRARY_CATEGORIES = {
     "convolution, input gradient": r"dgrad|bw.input",
     "convolution": r"conv(?!ert)|fprop|implicit|cudnn|xmma|cutlass",
     "matrix product": r"gemm|nvjet|cublas|splitK",
-    "gate kernel": r"_gates$",
+    "gate kernel": r"_gates_mosaic_gpu",
     "copy or transpose": r"^Mem(cpy|set)|transpose|copy",
 }
 """Patterns of the names of kernel and HLO operation, of which the first that matches counts."""

@@ -86,6 +86,7 @@ def test_ratios_of_gpu_times():
         ("gemm_fusion_dot_3", "stage2_module0/path", "matrix product"),
         ("loop_convert_fusion_2", "jit(train_step)/stage2_module0/branch0_block1/bn2/mul", "BN"),
         ("input_reduce_fusion_7", "stage2_module0/branch0_block1/bn2/reduce", "BN, reductions"),
+        ("apply_gates_mosaic_gpu_kernel", "", "gate kernel"),
         ("loop_multiply_fusion", "stage2_module0/fusion/gate0/bn/mul", "gates"),
         ("loop_transpose_fusion_1", "stage2_module0/branch0_block1/bn2", "copy or transpose"),
         ("loop_add_fusion", "jit(train_step)/add", "optimizer and other"),
