@@ -3,7 +3,7 @@
 `gsto_jax.gate.kernels` derives the formulas, and `gsto_jax.gate.gpu_blocks` runs a kernel on blocks
 of pixels, which are the rows of a matrix. For few gates, products and sums over its columns, the
 channels, cost less than a matrix unit would. Programs run in parallel, so each writes its own
-partial sum over pixels, and XLA adds these up.
+partial sum over pixels, and XLA adds these up. Mosaic GPU's copies need Hopper or a newer GPU.
 
 Besides the maps, the kernels read `w`, the kernel as `n c`, and `coef`, the rows a, b, mean, c, d
 `_ n`.
