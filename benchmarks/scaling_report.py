@@ -114,7 +114,7 @@ def step_time(result: Result) -> PlannedStepTime | None:
     return tpu_step_time(
         CHIP,
         GRIDS[int(result["chips"])],
-        bytes_accessed=1e9 * float(result["accessed_GB"]),
+        hbm_bytes=1e9 * float(result["accessed_GB"]),  # at most; cycles take longer anyway
         cycles=1e6 * mega_cycles(result),
         collectives=parse_collectives(result["collectives"]),
     )

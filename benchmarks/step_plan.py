@@ -5,11 +5,11 @@
 
 Needs the `tpu` extra, and 16 GB of memory for GSTO-W48. Compiles the steps of configs in bfloat16
 for `v5e:2x2` and prints their costs per image (`gsto_jax.plan`): bytes accessed (operands and
-results of kernels, with tile padding), cycles as XLA estimates them, cycles of kernels by their
-final schedules, peak memory; also the bytes of the gate kernels, and of the copies next to them.
-Train steps on Cityscapes are compared with a straightforward port of the network (one convolution
-and one BN per gate, Flax's BN, full-size logits), measured in the same way with the same versions.
-Rows of the CSV that are not requested are kept.
+results of kernels, with tile padding) and those of HBM alone, cycles as XLA estimates them, cycles
+of kernels by their final schedules, peak memory; also the bytes of the gate kernels, and of the
+copies next to them. Train steps on Cityscapes are compared with a straightforward port of the
+network (one convolution and one BN per gate, Flax's BN, full-size logits), measured in the same way
+with the same versions. Rows of the CSV that are not requested are kept.
 """
 
 import argparse
@@ -87,19 +87,20 @@ def measure(row: PlannedNetwork) -> dict[str, Any]:
     config.model.remat = row.remat
     config.train.batch_size = row.images * target.mesh.size
     task, data, _ = parse_config(config)
-    size = row.size or data.crop
-    result = plan_step(task, target, config.train.batch_size, size, row.step)
+    image_size = row.size or data.crop
+    result = plan_step(task, target, config.train.batch_size, image_size, row.step)
     gates = sum((x for name, x in result.kernels.items() if "gates" in name), KernelCalls())
     count, size = (sum(x) for x in zip(*result.collectives.values(), strict=True))
     images = row.images
     return {
         "config": row.config,
         "step": row.step,
-        "size": "x".join(map(str, size)),
+        "size": "x".join(map(str, image_size)),
         "implementation": row.implementation,
         "remat": row.remat,
         "images_per_chip": images,
         "accessed_GB": round(result.bytes_accessed / 1e9 / images, 3),
+        "hbm_GB": round(result.cost.hbm_bytes / 1e9 / images, 3),
         "xla_Mcycles": round(result.cost.xla_cycles / 1e6 / images, 3),
         "kernel_Mcycles": round(result.cost.kernel_cycles / 1e6 / images, 3),
         "GFLOP": round(result.flops / 1e9 / images, 1),

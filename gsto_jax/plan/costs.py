@@ -66,12 +66,6 @@ def declared_cost(kernel: Instruction) -> dict[str, int]:
     return {k: int(n) for k, n in re.findall(r'"(\w+)":"(\d+)"', match[1])} if match else {}
 
 
-def kernel_hbm_bytes(program: HLOProgram, kernel: Instruction) -> int:
-    """Returns the bytes of a kernel's operands and results in HBM, each counted once."""
-    operands = [parse_arrays(kernel.shape), *program.operand_arrays(kernel)]
-    return sum(x.padded_nbytes for arrays in operands for x in arrays if not x.on_chip)
-
-
 def adjacent_relayouts(program: HLOProgram, kernel: Instruction) -> Iterator[Instruction]:
     """Yields the instructions next to a kernel that only change the layout of an array."""
     computation = program.computation_of[kernel.name]
@@ -129,10 +123,7 @@ def _convolution_flops(text: str, inputs: HLOArray, kernel: HLOArray, output: HL
 def bytes_accessed(program: HLOProgram, instruction: Instruction) -> int:
     """Returns the bytes that one execution reads and writes, padded to tiles."""
     opcode = instruction.opcode
-    is_opaque_call = instruction.is_kernel or instruction.custom_call_target.startswith(
-        _GPU_LIBRARIES
-    )
-    if opcode in _NO_BYTES and not is_opaque_call:
+    if opcode in _NO_BYTES and not _is_opaque_call(instruction):
         return 0
     output = _padded_nbytes(parse_arrays(instruction.shape))
     operands = [_padded_nbytes(arrays) for arrays in program.operand_arrays(instruction)]
@@ -152,6 +143,44 @@ def bytes_accessed(program: HLOProgram, instruction: Instruction) -> int:
         written = sum(_bytes_written(program, x) for x in _fusion_results(program, callee))
         return written + sum(_bytes_read(program, callee, x) for x in parameters)
     return output + sum(operands)
+
+
+def hbm_bytes(program: HLOProgram, instruction: Instruction) -> int:
+    """Returns the bytes that one execution moves from or to HBM, padded to tiles.
+
+    Unlike `bytes_accessed`, it leaves out on-chip memory, and counts an asynchronous copy once.
+    """
+    opcode = instruction.opcode
+    results = parse_arrays(instruction.shape)
+    operands = program.operand_arrays(instruction)
+    if opcode in _NO_BYTES and not _is_opaque_call(instruction):
+        return 0
+    if opcode.endswith(("-done", "-update")):
+        return 0
+    if opcode in ("copy-start", "slice-start"):
+        # Source and destination; the source of a slice is larger than the slice.
+        ends = [x for x in results if x.num_elements > 1][:2]
+        return min(x.padded_nbytes for x in ends) * sum(not x.on_chip for x in ends)
+    if opcode == "fusion":
+        callee = instruction.callee
+        written = zip(_fusion_results(program, callee), results, strict=True)
+        total = sum(_bytes_written(program, x) for x, array in written if not array.on_chip)
+        for x in program.computations[callee]:
+            if x.opcode == "parameter" and not any(y.on_chip for y in operands[int(x.operands[0])]):
+                total += _bytes_read(program, callee, x)
+        return total
+    if opcode in _SLICES:
+        ends = [results[0], operands[0][0]]
+        return results[0].padded_nbytes * sum(not x.on_chip for x in ends)
+    if any(x.on_chip for arrays in (results, *operands) for x in arrays):
+        in_hbm = [x for arrays in (results, *operands) for x in arrays if not x.on_chip]
+        return _padded_nbytes(in_hbm)
+    return bytes_accessed(program, instruction)
+
+
+def _is_opaque_call(instruction: Instruction) -> bool:
+    """Returns whether a custom call accesses all its operands and results."""
+    return instruction.is_kernel or instruction.custom_call_target.startswith(_GPU_LIBRARIES)
 
 
 def _ends_slice(program: HLOProgram, done: Instruction) -> bool:

@@ -31,6 +31,7 @@ def plan_record(
             "peak_memory": plan.peak_memory,
             "queued_bytes": plan.queued_bytes,
             "bytes_accessed": plan.bytes_accessed,
+            "hbm_bytes": plan.cost.hbm_bytes,
             "flops": plan.flops,
             "xla_cycles": plan.cost.xla_cycles,
             "kernel_cycles": plan.cost.kernel_cycles,

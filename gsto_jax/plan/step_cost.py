@@ -5,7 +5,7 @@ import operator
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,6 +34,7 @@ class Cost:
     xla_cycles: float = 0  # as XLA estimates them, not comparable with those of kernels
     kernel_cycles: float = 0  # of schedule or memory traffic, whichever is more
     bytes_accessed: float = 0  # padded to tiles, including on-chip memory
+    hbm_bytes: float = 0  # padded to tiles, from or to HBM
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(*map(operator.add, astuple(self), astuple(other)))
@@ -130,13 +131,16 @@ class CompiledStep:
 
     def cost(self, instruction: Instruction) -> Cost:
         """Returns the cost of one execution of an instruction."""
-        accessed = costs.bytes_accessed(self.program, instruction)
+        cost = Cost(
+            bytes_accessed=costs.bytes_accessed(self.program, instruction),
+            hbm_bytes=costs.hbm_bytes(self.program, instruction),
+        )
         if not instruction.is_kernel:
-            return Cost(xla_cycles=instruction.estimated_cycles, bytes_accessed=accessed)
+            return replace(cost, xla_cycles=instruction.estimated_cycles)
         rate = self.target.bytes_per_cycle
-        memory_cycles = costs.kernel_hbm_bytes(self.program, instruction) / rate if rate else 0.0
+        memory_cycles = cost.hbm_bytes / rate if rate else 0.0
         cycles = max(self.schedule_cycles(instruction) or 0, memory_cycles)
-        return Cost(kernel_cycles=cycles, bytes_accessed=accessed)
+        return replace(cost, kernel_cycles=cycles)
 
     def schedule_cycles(self, kernel: Instruction) -> int | None:
         """Returns the cycles of a kernel's schedule; None if there is none."""

@@ -92,7 +92,7 @@ def estimate_step_time(plan: StepPlan, topology: str) -> PlannedStepTime:
         time = tpu_step_time(
             parsed.chip,
             parsed.grid,
-            bytes_accessed=plan.bytes_accessed,
+            hbm_bytes=plan.cost.hbm_bytes,
             cycles=plan.cost.cycles,
             collectives=plan.collectives,
         )
@@ -110,14 +110,14 @@ def tpu_step_time(
     chip: str,
     grid: Sequence[int],
     *,
-    bytes_accessed: float,
+    hbm_bytes: float,
     cycles: float,
     collectives: Collectives,
 ) -> PlannedStepTime:
     """Estimates the time of a step on a grid of TPUs, from the cost of one device."""
     spec = TPUS[chip]
     return PlannedStepTime(
-        memory=bytes_accessed / (spec.bandwidth * 1e9),
+        memory=hbm_bytes / (spec.bandwidth * 1e9),
         compute=cycles / (spec.clock * 1e9),
         collectives=collective_time(collectives, grid, INTERCONNECTS.get(chip), spec.devices),
     )

@@ -70,6 +70,7 @@ def plan_table(plan: StepPlan, title: str, device: str = "chip") -> Table:
         "XLA\nMcycles": lambda cost: cost.xla_cycles / 1e6,
         "kernel\nMcycles": lambda cost: cost.kernel_cycles / 1e6,
         "GB\naccessed": lambda cost: cost.bytes_accessed / 1e9,
+        "GB of\nHBM": lambda cost: cost.hbm_bytes / 1e9,
     }
     columns = {name: value for name, value in columns.items() if value(plan.cost)}
     table.add_column(f"on one {device}", overflow="fold")
@@ -136,6 +137,7 @@ def compare_table(
         "kernel Mcycles": [x.cost.kernel_cycles / 1e6 for x in plans],
         "GFLOPs": [x.flops / 1e9 for x in plans],
         "GB accessed": [x.bytes_accessed / 1e9 for x in plans],
+        "GB of HBM": [x.cost.hbm_bytes / 1e9 for x in plans],
     }
     measures = {name: values for name, values in measures.items() if any(values)}
     for name, (a, b) in measures.items():

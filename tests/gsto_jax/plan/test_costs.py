@@ -99,6 +99,20 @@ def test_fusion_bytes():
     assert accessed["x"] == 0
 
 
+def test_on_chip_memory_is_not_hbm():
+    """A copy to the chip reads HBM once; fusions read the copy there and write their results."""
+    on_chip = "f32[64,128]{1,0:S(1)}"
+    text = FUSIONS.replace("%start = (f32[64,128]{1,0}", f"%start = ({on_chip}")
+    text = text.replace("%done = f32[64,128]{1,0}", f"%done = {on_chip}")
+    text = text.replace("%take = f32[1,128]{1,0}", "%take = f32[1,128]{1,0:S(1)}")
+    program = HLOProgram.parse(text)
+    moved = {x.name: costs.hbm_bytes(program, x) for x, _ in program.executions()}
+    row, whole, number = 512, 64 * 512, 4
+    assert moved["start"] == whole and moved["done"] == 0
+    assert moved["take"] == row + number
+    assert moved["put"] == row + row + number
+
+
 ASYNC_SLICE = """
 HloModule background
 
@@ -125,7 +139,9 @@ ENTRY %main (x: bf16[64,128]) -> bf16[16,128] {
 def test_asynchronous_slice_bytes(start, done):
     """XLA counts the slice three times, and the sliced array not at all."""
     text = ASYNC_SLICE.replace("START", start).replace("DONE", done)
-    assert total(costs.bytes_accessed, HLOProgram.parse(text)) == 3 * 2 * 16 * 128
+    program, size = HLOProgram.parse(text), 2 * 16 * 128
+    assert total(costs.bytes_accessed, program) == 3 * size
+    assert total(costs.hbm_bytes, program) == size
 
 
 def test_bytes_match_xla():

@@ -12,7 +12,7 @@ def make_plan(**changes):
         "peak_memory": 2**30,
         "flops": 1e12,
         "bytes_accessed": 8.19e9,
-        "cost": Cost(20e6, 10e6, 8.19e9),
+        "cost": Cost(20e6, 10e6, 9e9, 8.19e9),
         "loop_flops": 0,
         "loop_bytes": 0,
         "collectives": {"all-reduce": (100, 9_000_000)},
