@@ -94,17 +94,11 @@ FIELDS = (
 )
 
 
-def crossing(program: HLOProgram, instruction: Instruction) -> int:
-    """Returns the bytes that an operation moves between HBM and the cores."""
-    if instruction.is_kernel:
-        return costs.kernel_hbm_bytes(program, instruction)
-    if instruction.opcode in ("copy-start", "slice-start"):
-        # source and destination; the source of a slice is larger than the slice
-        buffers = [x for x in parse_arrays(instruction.shape) if x.num_elements > 1][:2]
-        size = min(x.padded_nbytes for x in buffers)
-        return size * sum(not x.on_chip for x in buffers)
-    if instruction.opcode in ("copy-done", "slice-done"):
-        return 0
+def moved_bytes(program: HLOProgram, instruction: Instruction) -> int:
+    """Returns the bytes of HBM of kernels and copies, and all bytes of other operations."""
+    is_copy = instruction.opcode.startswith(("copy-", "slice-"))
+    if instruction.is_kernel or is_copy:
+        return costs.hbm_bytes(program, instruction)
     return costs.bytes_accessed(program, instruction)
 
 
@@ -169,7 +163,7 @@ def measure(row: GatedBranch) -> dict[str, object]:
         accessed = sum(
             costs.bytes_accessed(program, x) * times for x, times in program.executions()
         )
-        total = sum(crossing(program, x) * times for x, times in program.executions())
+        total = sum(moved_bytes(program, x) * times for x, times in program.executions())
         kernels = sum(times for x, times in program.executions() if x.is_kernel)
         result |= {
             f"{implementation}_MB": round(total / 1e6, 1),

@@ -163,8 +163,12 @@ def hbm_bytes(program: HLOProgram, instruction: Instruction) -> int:
         return min(x.padded_nbytes for x in ends) * sum(not x.on_chip for x in ends)
     if opcode == "fusion":
         callee = instruction.callee
-        written = zip(_fusion_results(program, callee), results, strict=True)
-        total = sum(_bytes_written(program, x) for x, array in written if not array.on_chip)
+        made = _fusion_results(program, callee)
+        if len(made) == len(results):
+            pairs = zip(made, results, strict=True)
+            total = sum(_bytes_written(program, x) for x, array in pairs if not array.on_chip)
+        else:  # one operation with several results, such as the reduction of an argmax
+            total = _padded_nbytes([x for x in results if not x.on_chip])
         for x in program.computations[callee]:
             if x.opcode == "parameter" and not any(y.on_chip for y in operands[int(x.operands[0])]):
                 total += _bytes_read(program, callee, x)

@@ -113,6 +113,42 @@ def test_on_chip_memory_is_not_hbm():
     assert moved["put"] == row + row + number
 
 
+ARGMAX = """
+HloModule argmax
+
+%larger (a: f32[], i: s32[], b: f32[], j: s32[]) -> (f32[], s32[]) {
+  %a = f32[] parameter(0)
+  %i = s32[] parameter(1)
+  %b = f32[] parameter(2)
+  %j = s32[] parameter(3)
+  %value = f32[] maximum(%a, %b)
+  %index = s32[] maximum(%i, %j)
+  ROOT %pair = (f32[], s32[]) tuple(%value, %index)
+}
+
+%reducing (x: f32[64,128], n: s32[64,128], f: f32[], z: s32[]) -> (f32[64], s32[64]) {
+  %x = f32[64,128]{1,0} parameter(0)
+  %n = s32[64,128]{1,0} parameter(1)
+  %f = f32[] parameter(2)
+  %z = s32[] parameter(3)
+  ROOT %best = (f32[64]{0}, s32[64]{0}) reduce(%x, %n, %f, %z), dimensions={1}, to_apply=%larger
+}
+
+ENTRY %main (x: f32[64,128], n: s32[64,128], f: f32[], z: s32[]) -> (f32[64], s32[64]) {
+  %x = f32[64,128]{1,0} parameter(0)
+  %n = s32[64,128]{1,0} parameter(1)
+  %f = f32[] parameter(2)
+  %z = s32[] parameter(3)
+  ROOT %out = (f32[64]{0}, s32[64]{0:S(1)}) fusion(%x, %n, %f, %z), kind=kLoop, calls=%reducing
+}
+"""
+
+
+def test_operation_with_several_results():
+    program = HLOProgram.parse(ARGMAX)
+    assert total(costs.hbm_bytes, program) == 2 * 4 * 64 * 128 + 4 + 4 + 4 * 64
+
+
 ASYNC_SLICE = """
 HloModule background
 
