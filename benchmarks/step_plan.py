@@ -53,7 +53,7 @@ class PlannedNetwork(NamedTuple):
     images: int
     implementation: str = "auto"
     port: tuple[float | None, float | None, float | None] = (None, None, None)
-    remat: bool = False
+    remat: float = 0.0
     step: str = "train"
     size: Size | None = None
 
@@ -65,7 +65,10 @@ ROWS = {
     "hrnet-w48": PlannedNetwork("cityscapes_w48:baseline", 8, port=(25.7, 55.7, 1.73)),
     "gsto-w48": PlannedNetwork("cityscapes_w48", 8, port=(36.6, 76.9, 1.73)),
     "gsto-w48-xla": PlannedNetwork("cityscapes_w48", 8, "xla", (36.6, 76.9, 1.73)),
-    "gsto-w48-remat": PlannedNetwork("cityscapes_w48", 8, port=(36.6, 76.9, 1.73), remat=True),
+    "gsto-w48-remat": PlannedNetwork("cityscapes_w48", 8, port=(36.6, 76.9, 1.73), remat=1.0),
+    "gsto-w48-remat-3-of-8": PlannedNetwork(
+        "cityscapes_w48", 8, port=(36.6, 76.9, 1.73), remat=3 / 8
+    ),
     "gsto-w48-at-3": PlannedNetwork("cityscapes_w48", 3, port=(94.5, 172.9, 3.53)),
     "hrnet-w18s-eval": PlannedNetwork("cityscapes_w18s:baseline", 1, step="eval", size=WHOLE),
     "gsto-w18s-eval": PlannedNetwork("cityscapes_w18s", 1, step="eval", size=WHOLE),

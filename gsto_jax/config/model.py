@@ -177,8 +177,13 @@ class ModelConfig(Section, prefix="model", role=MODEL):
         "small batches; scales and biases still train",
         role=OPTIMIZER,
     )
-    remat: bool = option(
-        False, "Rematerialize activations in the backward pass to save memory", role=RUNTIME
+    remat: float = option(
+        0.0,
+        "Share of the modules (ResNet: bottlenecks), the first ones, that are rematerialized in "
+        "the backward pass, to save memory; 1: all",
+        ge=0,
+        le=1,
+        role=RUNTIME,
     )
     implementation: str = option(
         "auto",

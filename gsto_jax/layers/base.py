@@ -30,13 +30,13 @@ _COUNTS = (
     *("features", "num_classes", "planes", "kernel_size", "stride", "dilation", "parallel"),
     *("num_gates", "factor", "reduction", "groups", "bn_groups"),
 )
-_FLAGS = ("use_bias", "relu", "last_relu", "self_gate", "align_corners", "remat")
+_FLAGS = ("use_bias", "relu", "last_relu", "self_gate", "align_corners")
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_COUNTS, COUNT),
     **dict.fromkeys(_FLAGS, flag),
     **dict.fromkeys(("conv", "norm"), factory),
     **dict.fromkeys(("kernel_std", "transfer"), function),
-    **dict.fromkeys(("momentum", "bn_momentum", "epsilon"), between(0, 1)),
+    **dict.fromkeys(("momentum", "bn_momentum", "epsilon", "remat"), between(0, 1)),
     **dict.fromkeys(("dtype", "param_dtype"), floating),
     **dict.fromkeys(("bins", "rates"), each(COUNT)),
     **dict.fromkeys(("halvings", "lanes"), at_least(0)),

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
@@ -10,6 +11,19 @@ from jaxtyping import Array, Float
 from gsto_jax.layers.base import Layer
 from gsto_jax.layers.conv import INITIALIZERS, Conv, ModuleDef
 from gsto_jax.layers.norm import BatchNorm
+
+
+def rematerialize(module: Any, share: float, index: int, count: int) -> Any:
+    """Returns a module class that keeps only its inputs for the backward pass, or the class itself.
+
+    Args:
+      module: class of modules that are called with a map or maps, and `train`.
+      share: share of the modules to rematerialize, the first ones, 0 to 1.
+      index: index of the module in the order of execution.
+      count: number of modules.
+    """
+    # Argument 2, `train`, is static.
+    return nn.remat(module, static_argnums=(2,)) if index < round(share * count) else module
 
 
 @struct.dataclass
@@ -43,7 +57,8 @@ class Network(Layer, kw_only=True):
       bn_statistics: see `BatchNorm.statistics`.
       bn_groups: see `BatchNorm.groups`.
       frozen_norms: see `BatchNorm.frozen`.
-      remat: whether to rematerialize activations in the backward pass: less memory, more compute.
+      remat: share of the modules (ResNet: bottlenecks), the first ones, that are rematerialized in
+        the backward pass, 0 to 1: less memory, more compute.
       implementation: implementation of the gates (see `gsto_jax.gate.gated_maps`).
       dtype: compute dtype; BN statistics are at least float32.
       param_dtype: dtype of parameters and running statistics.
@@ -55,7 +70,7 @@ class Network(Layer, kw_only=True):
     bn_statistics: str = "two_pass"
     bn_groups: int = 1
     frozen_norms: frozenset[str] = frozenset()
-    remat: bool = False
+    remat: float = 0.0
     implementation: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32

@@ -16,7 +16,7 @@ from gsto_jax.layers.gtm import GTM
 from gsto_jax.layers.heads import SegmentationHead, concatenate_branches
 from gsto_jax.layers.ocr import OCRHead
 from gsto_jax.layers.scale_transfer import GSTOOutput
-from gsto_jax.models.base import Network, Outputs
+from gsto_jax.models.base import Network, Outputs, rematerialize
 from gsto_jax.models.specs import NO_ATTENTION, AttentionSpec, GSTOSpec, HRNetSpec, OCRSpec
 from gsto_jax.ops.checks import check_map, instance_of, one_of
 from gsto_jax.ops.packing import FeatureMap, pack, pack_factors, unpack
@@ -257,9 +257,8 @@ class HRNet(Network):
             targets=1 if last and self.head == "v1" else None,
             **self.factories,
         )
-        # Argument 2, `train`, is static.
-        module = nn.remat(HRModule, static_argnums=(2,)) if self.remat else HRModule
-        return module(
+        index, count = sum(self.spec.modules[: stage - 2]) + m, sum(self.spec.modules)
+        return rematerialize(HRModule, self.remat, index, count)(
             self.spec.blocks,
             fusion,
             attention=attention,

@@ -6,6 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float, Real
 
 from gsto_jax.layers.blocks import Bottleneck, Composite, ConvBN
+from gsto_jax.models.base import rematerialize
 from gsto_jax.models.specs import ResNetSpec
 from gsto_jax.ops.checks import instance_of
 
@@ -23,7 +24,7 @@ class ResNet(Composite):
 
     Attributes:
       spec: depth and widths.
-      remat: whether to rematerialize each bottleneck in the backward pass.
+      remat: share of the bottlenecks, the first ones, that are rematerialized in the backward pass.
 
     Example:
       >>> resnet, image = ResNet(RESNETS["resnet50"]), jnp.zeros((1, 64, 96, 3))
@@ -35,7 +36,7 @@ class ResNet(Composite):
     rules: ClassVar = {"spec": instance_of(ResNetSpec, 'RESNETS["resnet50"]')}
 
     spec: ResNetSpec
-    remat: bool = False
+    remat: float = 0.0
 
     @nn.compact
     def __call__(
@@ -43,11 +44,11 @@ class ResNet(Composite):
     ) -> list[Float[Array, "b _ _ _"]]:
         """`b h w c` -> maps of the four stages with `4 planes 2^s` channels, sizes rounded up."""
         spec = self.spec
-        bottleneck = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
         x = ConvBN(spec.stem_width, 7, 2, **self.factories, name="stem")(image, train)
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         stages: list[Array] = []
         output_stride, dilation = 4, 1
+        index, count = 0, sum(spec.blocks)
         for stage, blocks in enumerate(spec.blocks, 1):
             stride, first_dilation = 1, dilation
             if stage > 1 and output_stride < spec.output_stride:
@@ -55,13 +56,13 @@ class ResNet(Composite):
             elif stage > 1:
                 dilation *= 2
             for n in range(blocks):
-                block = bottleneck(
+                block = rematerialize(Bottleneck, self.remat, index, count)(
                     spec.planes * 2 ** (stage - 1),
                     stride if n == 0 else 1,
                     first_dilation if n == 0 else dilation,
                     **self.factories,
                     name=f"stage{stage}_block{n}",
                 )
-                x = block(x, train)
+                x, index = block(x, train), index + 1
             stages.append(x)
         return stages

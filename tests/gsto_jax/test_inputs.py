@@ -260,7 +260,7 @@ CONTEXT = PPM_NET | {"context_net": {"module": "aspp", "gating": "none"}}
             for values in (
                 (MINI, {"batch_size": 2, "grad_accum_steps": 2}, 2, 32, "transition3/gtm/down/bn"),
                 (MINI | {"bn_groups": 4}, {"batch_size": 4}, 4, 32, "transition3/gtm/down/bn"),
-                (MINI | {"remat": True}, {"batch_size": 1}, 1, 32, "transition3/gtm/down/bn"),
+                (MINI | {"remat": 1.0}, {"batch_size": 1}, 1, 32, "transition3/gtm/down/bn"),
                 (CONTEXT | {"bn_groups": 2}, {"batch_size": 2}, 2, 64, "context/image/bn"),
                 (PPM_NET, {"batch_size": 1}, 1, 64, "context/bin1/bn"),
             )

@@ -280,7 +280,7 @@ def test_a_packed_network_is_the_same_network(kwargs, x64):
         return remats, traced.lower().compile()(variables["params"])
 
     none, plain = step(model)
-    some, packed = step(model.clone(lanes=16, remat=True))
+    some, packed = step(model.clone(lanes=16, remat=1.0))
     assert none == 0 and some >= 3
     assert jax.tree.structure(plain) == jax.tree.structure(packed)
     assert_close(packed, plain, 1e-9)

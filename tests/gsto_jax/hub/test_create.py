@@ -74,7 +74,7 @@ def test_keywords_make_the_rows_of_the_papers_tables(name, options, key):
 
 def test_differences_are_keywords():
     options = {"gtm": ("none",) * 3, "gfm_style": "paper", "align_corners": True}
-    config = model_config("gsto_hrnet_mini", {**options, "remat": True, "bn_groups": 2})
+    config = model_config("gsto_hrnet_mini", {**options, "remat": 1.0, "bn_groups": 2})
     assert differences(config, model_config("gsto_hrnet_mini", {})) == options
     assert find_name(config, "segmentation") == ("gsto_hrnet_mini", options)
 

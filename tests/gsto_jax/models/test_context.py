@@ -282,7 +282,7 @@ def batches(side=64):
 def test_a_run_trains_every_parameter(context, gating):
     """Without weight decay, a parameter that changed had a gradient: every parameter did."""
     sections = {"run": {"log_every": 1}, "optim": {"weight_decay": 0.0}}
-    task = make_task(context, gating, **sections, model={"remat": context == "aspp"})
+    task = make_task(context, gating, **sections, model={"remat": float(context == "aspp")})
     mesh, logged = make_mesh(jax.devices()[:1]), []
     state = fit(task, initial_state(task, mesh), batches(), mesh, Hooks(logged.append))
     heads = {"loss/stage3", "loss/stage4"} | ({"loss/context"} if gating == "supervised" else set())

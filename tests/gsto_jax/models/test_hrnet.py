@@ -207,3 +207,11 @@ def test_initial_kernels_are_drawn_from_hes_distribution(seed):
     same = np.stack([x.ravel() for x in kernels.values() if x.shape == (3, 3, 18, 18)])
     alike = np.abs(np.corrcoef(same) - np.eye(len(same))).max()
     assert alike < 5 / np.sqrt(same.shape[1])
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.4, 1), (2 / 3, 2), (1.0, 3)])
+def test_a_share_of_the_modules_is_rematerialized(share, count):
+    model = HRNet(TINY, PLAIN, 5, remat=share)
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    jaxpr = jax.make_jaxpr(model.apply)(abstract_variables(model), image).jaxpr
+    assert [x.primitive.name for x in jaxpr.eqns].count("remat2") == count
