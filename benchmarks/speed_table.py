@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import gsto_floor
+from benchmarks import gsto_floor, step_plan
 from benchmarks.cpu_peers import make_task
 from benchmarks.document_tables import fill_tables, markdown_table
 from benchmarks.speed_figure import CPU, GPU, HERE, RUNTIMES
@@ -93,8 +93,9 @@ def gpu_rows() -> Iterator[Comparison]:
 
 def tpu_rows() -> Iterator[Comparison]:
     """Yields the bytes of train steps on a TPU."""
-    ports = {"w18s": 21.3, "w48": 36.6}
-    for width, peer in ports.items():
+    for width in ("w18s", "w48"):
+        peer = step_plan.ROWS[f"gsto-{width}"].port[0]
+        assert peer is not None
         value, hrnet = (
             read_value(TPU, "accessed_GB", row=f"{kind}-{width}") for kind in ("gsto", "hrnet")
         )
