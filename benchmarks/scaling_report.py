@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.document_tables import markdown_table
 from gsto_jax.files import atomic_write
 from gsto_jax.plan.step_time import PlannedStepTime, tpu_step_time
 
@@ -168,12 +169,8 @@ def table(results: Sequence[Result]) -> str:
         *("chip, ms", "collectives, ms", "step, ms", "images/s", "efficiency, %", "relative to"),
         "copied from",
     )
-    lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
-    for result in results:
-        cells = _cells(result, results)
-        cells += [""] * (len(headings) - len(cells))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = [_cells(result, results) for result in results]
+    return markdown_table(headings, [x + [""] * (len(headings) - len(x)) for x in rows])
 
 
 def _cells(result: Result, results: Sequence[Result]) -> list[str]:

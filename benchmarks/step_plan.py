@@ -13,7 +13,6 @@ with the same versions. Rows of the CSV that are not requested are kept.
 """
 
 import argparse
-import csv
 import importlib
 import sys
 import time
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 
+from benchmarks.csv_rows import merge_rows
 from gsto_jax.plan.compile import plan_step
 from gsto_jax.plan.step_cost import KernelCalls
 from gsto_jax.plan.targets import compile_target
@@ -132,12 +132,7 @@ def main() -> None:
     for key in names:
         start_time = time.perf_counter()
         result = {"row": key} | measure(ROWS[key])
-        previous = list(csv.DictReader(path.open())) if path.exists() else []
-        rows = {x["row"]: x for x in previous} | {key: result}
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(result), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows[k] for k in ROWS if k in rows)
+        merge_rows(path, [result], keys=("row",))
         values = result["accessed_GB"], result["xla_Mcycles"], result["peak_memory_GiB"]
         comparison = ", ".join(
             f"{value:g} {unit}" + (f" ({value / port:.2f} x the port)" if port else "")
