@@ -15,11 +15,10 @@ fused), and in JAX also normalizes the images and checks for non-finite values.
 A cell is a step, a size and a batch size; each has its own process. Logits, loss and gradient norm
 of its runtimes must agree before they are timed, in turn. Programs compile one after the other:
 PyTorch's autotuning times candidates. A timing is one call of at least --seconds, or several
-after a warm-up call. "matrix_product_GFLOPs" is what the cores can do: the rate of products of
-large float32 matrices by NumPy, just before. Cells that do not fit the time or the memory (by
-default what is available) are left out and listed, as --plan does without measuring. Writes a CSV
-next to this script after each cell, and keeps its rows of other cells. Needs Linux and an otherwise
-idle machine: other programs slow PyTorch's threads down most.
+after a warm-up call. Cells that do not fit the time or the memory (by default what is available)
+are left out and listed, as --plan does without measuring. Writes a CSV next to this script after
+each cell, and keeps its rows of other cells. Needs Linux and an otherwise idle machine: other
+programs slow PyTorch's threads down most.
 """
 
 import argparse
@@ -218,14 +217,6 @@ def time_calls(run: Run, min_seconds: float) -> float:
     return elapsed / calls
 
 
-def matrix_product_rate(min_seconds: float) -> float:
-    """Returns the GFLOP/s of products of large float32 matrices."""
-    size = 4096
-    matrix = np.ones((size, size), np.float32)
-    seconds = time_calls(lambda: {"product": matrix @ matrix}, min_seconds)
-    return 2 * size**3 / seconds / 1e9
-
-
 def measure(cell: Cell, exports: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Compares the values of the runtimes, then times them in turn; returns a row of each."""
     step, config, networks = cell.step, args.config, cpu_peers.NETWORKS
@@ -254,12 +245,11 @@ def measure(cell: Cell, exports: str, args: argparse.Namespace) -> list[dict[str
             key: check(arrays, values[key[0], JAX], f"{key}, {cell}")
             for key, arrays in values.items()
         }
-        rate = matrix_product_rate(args.seconds)
         times = cpu_peers.alternate(timers, args.repeats, args.seconds)
         for process in processes.values():
             process.process.communicate()
-    common = {"matrix_product_GFLOPs": f"{rate:.0f}", "cpu": processes["HRNetV2"].cpu}
-    return [row | common for row in make_rows(cell, times, errors)]
+    cpu = {"cpu": processes["HRNetV2"].cpu}
+    return [row | cpu for row in make_rows(cell, times, errors)]
 
 
 def check(values: dict[str, Any], expected: dict[str, Any], case: str) -> str:

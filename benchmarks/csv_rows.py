@@ -20,7 +20,8 @@ def merge_rows(
     """Adds rows to a CSV file; they replace those with the same keys.
 
     Args:
-      path: file, with the columns of the rows; created if missing.
+      path: file, created if missing. Columns that only old or only new rows have are empty in the
+        others.
       rows: rows to add.
       keys: columns that identify a row.
 
@@ -31,6 +32,10 @@ def merge_rows(
     if Path(path).exists():
         with Path(path).open(newline="") as file:
             previous = list(csv.DictReader(file))
-    merged = {tuple(str(row[key]) for key in keys): row for row in [*previous, *rows]}
+    columns = list(dict.fromkeys(column for row in [*rows[:1], *previous[:1]] for column in row))
+    merged = {
+        tuple(str(row[key]) for key in keys): {column: row.get(column, "") for column in columns}
+        for row in [*previous, *rows]
+    }
     write_rows(path, list(merged.values()))
     return list(merged.values())

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 GPU = "gpu_speed_NVIDIA_H200_jax0.11.2_torch2.11.0.csv"
-CPU = "cpu_speed_x86_64_2cores_jax0.10.2_torch2.13.0_onnxruntime1.32.0.csv"
+CPU = "cpu_speed_x86_64_2cores_jax0.12.0.1_torch2.13.0_onnxruntime1.32.0.csv"
 SIZE = "512x1024"
 NETWORKS = {
     "hrnet-w18s": "HRNetV2-W18-Small-v2",

@@ -22,7 +22,8 @@ from benchmarks.speed_figure import CPU, GPU, HERE, RUNTIMES
 from gsto_jax.models.counts import layer_calls
 from gsto_jax.training.throughput import PEAK_FLOPS, train_macs
 
-PREDICTION = "predict_runtimes_x86_64_2cores_jax0.10.2_onnxruntime1.32.0_torch2.13.0.csv"
+PREDICTION = "predict_runtimes_x86_64_2cores_jax0.12.0.1_onnxruntime1.32.0_torch2.13.0.csv"
+PRODUCTS = "matrix_products_x86_64_2cores_jax0.12.0.1_numpy2.5.5_onnxruntime1.32.0.csv"
 DECODING = "image_decoders_x86_64_2cores_opencv5.0.0_kornia-rs0.2.0.csv"
 TPU = "step_plan_v5e-2x2_jax0.10.2_libtpu0.0.42.1.csv"
 HEADING = ("work", "peer", "peer's value", "ours", "ratio", "limit", "ours over limit")
@@ -107,20 +108,22 @@ def tpu_rows() -> Iterator[Comparison]:
 
 def cpu_rows() -> Iterator[Comparison]:
     """Yields train steps, inference and prediction on two CPU cores, and decoding on one."""
+    rate = max(float(row["GFLOPs"]) for row in read_rows(PRODUCTS))
     for row in read_rows(CPU, network="GSTO-HRNet", runtime="JAX", size="512x1024"):
         case = {key: row[key] for key in ("step", "network", "size", "batch")}
         peer, seconds = fastest_torch(CPU, case)
         operations = int(row["batch"]) * tera_operations(
             "cityscapes_w18s", row["step"], row["size"]
         )
-        limit = 1e6 * operations / float(row["matrix_product_GFLOPs"])
+        limit = 1e6 * operations / rate
         images = f"{row['batch']} image{'s' * (row['batch'] != '1')}"
         work = f"two CPU cores, {row['step']}, gsto-w18s, {images}"
         yield Comparison(work, peer, 1e3 * seconds, 1e3 * float(row["seconds"]), "ms", limit)
     peer, seconds = fastest_torch(PREDICTION, {})
-    value = read_value(PREDICTION, "seconds", runtime="ONNX Runtime")
-    work = "two CPU cores, prediction with ONNX Runtime, gsto-w18s, 1 image"
-    yield Comparison(work, peer, 1e3 * seconds, 1e3 * value, "ms")
+    for runtime in ("JAX", "ONNX Runtime"):
+        value = read_value(PREDICTION, "seconds", runtime=runtime)
+        work = f"two CPU cores, prediction with {runtime}, gsto-w18s, 1 image"
+        yield Comparison(work, peer, 1e3 * seconds, 1e3 * value, "ms")
     decoding = {"content": "image", "storage": "PNG by Pillow", "decoder": "opencv"}
     seconds = read_value(DECODING, "cpu_ms", **decoding)
     for storage, decoder in (("PNG by Pillow", "kornia-rs"), ("tiles", "zstd")):

@@ -137,15 +137,20 @@ def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     return traced
 
 
-def compiler_options(mesh: Mesh) -> dict[str, str] | None:
+def compiler_options(mesh: Mesh, train: bool = False) -> dict[str, str] | None:
     """Returns compiler options of `jax.jit` for the devices of a mesh.
 
     CPU: uses YNNPACK for convolutions only, since its other fusions slow down training, and keeps
     the barriers of `gsto_jax.ops.materialize` (measured by `benchmarks/cpu_compiler_options.py`).
-    TPU: disables space-to-batch, which copies every map for small batches (docs/performance.md).
+    TPU: disables space-to-batch in train steps, where it copies every map of a small batch. For
+    whole images, one per chip, it takes 0.4 times the cycles (docs/performance.md).
+
+    Args:
+      mesh: devices.
+      train: whether the program is a train step.
     """
     platform = mesh_platform(mesh)
-    if platform == "tpu":
+    if platform == "tpu" and train:
         return {
             "xla_tpu_run_space_to_batch": "false",
             "xla_tpu_run_space_to_batch_on_new_platforms": "false",

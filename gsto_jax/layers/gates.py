@@ -15,6 +15,7 @@ from gsto_jax.layers.blocks import Composite, ConvBN
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.checks import one_of
+from gsto_jax.ops.dispatch import has_few_images
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import FeatureMap
 
@@ -103,7 +104,8 @@ class SelfGated(Composite):
     Attributes:
       style: one of `GATE_STYLES`; see `GateLogits`.
       num_gates: number of independent gates.
-      implementation: see `gsto_jax.gate.gated_maps`.
+      implementation: see `gsto_jax.gate.gated_maps`. None chooses "xla" in evaluation with fewer
+        than 8 images per device.
 
     Example:
       >>> features = jnp.ones((1, 8, 8, 32))
@@ -136,6 +138,9 @@ class SelfGated(Composite):
             if norm is not None:
                 logits = _activate(norm(logits, train), style)
             return Gated(*apply_gates(x, logits, style.maximum), None, None)
+        implementation = self.implementation
+        if implementation is None and not train and has_few_images(x.shape[0]):
+            implementation = "xla"
         kernel = conv.variables["params"]["kernel"][0, 0]
         parameters = None if norm is None else norm.norm_parameters(logits, train)
         if parameters is not None and style.slope != 1:
@@ -147,7 +152,7 @@ class SelfGated(Composite):
             parameters,
             relu=style.relu,
             maximum=style.maximum,
-            implementation=self.implementation,
+            implementation=implementation,
         )
         if train and norm is not None:
             norm.update(logits, gated.mean, gated.var)

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 from gsto_jax.errors import UserError
 from gsto_jax.ops.spatial_sharding import DATA_AXIS, SPACE_AXIS
 
+TILE_ROWS = 8
 IMPLEMENTATIONS = ("xla", "pallas_tpu", "pallas_gpu")
 
 
@@ -53,6 +54,14 @@ def call_implementation(
     raise UserError(
         f"implementation must be one of {names}, or None to choose one; got {implementation!r}"
     )
+
+
+def has_few_images(batch: Any) -> bool:
+    """Returns whether each device gets fewer images of a batch than a tile of a TPU has rows.
+
+    XLA then lays out convolutions by space-to-batch, which the layout of a kernel's maps prevents.
+    """
+    return not is_symbolic_dim(batch) and batch // _batch_mesh().batch_devices < TILE_ROWS
 
 
 BATCH, BATCH_HEIGHT, STACKED, REPLICATED = "batch", "batch_height", "stacked", "replicated"

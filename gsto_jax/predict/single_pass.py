@@ -141,17 +141,24 @@ def _by_index(x: Array, size: Size) -> Array:
 
 def _area_resize(x: Float[Array, "b h w c"], size: Size) -> Float[Array, "b h2 w2 c"]:
     """Downscales images: each output pixel is the mean of the area that it covers."""
-    for axis, equation in ((1, "th,bhwc->btwc"), (2, "tw,bhwc->bhtc")):
-        source, target = x.shape[axis], size[axis - 1]
-        if source == target:
-            continue
-        old, new = jnp.arange(source)[None], jnp.arange(target)[:, None]
-        # In units of 1 / (source * target) all pixel borders are integers.
-        stop = jnp.minimum((old + 1) * _array(target), (new + 1) * _array(source))
-        start = jnp.maximum(old * _array(target), new * _array(source))
-        weight = jnp.maximum(stop - start, 0).astype(x.dtype) / _array(source).astype(x.dtype)
-        x = jnp.einsum(equation, weight, x, precision="highest")
+    # All weights before the first product: an ONNX program would otherwise compute that product for
+    # the width alone, also of images that are not resized.
+    weights = [_area_weights(x.shape[axis], size[axis - 1], x.dtype) for axis in (1, 2)]
+    for equation, weight in zip(("th,bhwc->btwc", "tw,bhwc->bhtc"), weights, strict=True):
+        if weight is not None:
+            x = jnp.einsum(equation, weight, x, precision="highest")
     return x
+
+
+def _area_weights(source: Any, target: Any, dtype: Any) -> Float[Array, "target source"] | None:
+    """Returns the share of each input in each output of a side; None if its length stays."""
+    if source == target:
+        return None
+    old, new = jnp.arange(source)[None], jnp.arange(target)[:, None]
+    # In units of 1 / (source * target) all pixel borders are integers.
+    stop = jnp.minimum((old + 1) * _array(target), (new + 1) * _array(source))
+    start = jnp.maximum(old * _array(target), new * _array(source))
+    return jnp.maximum(stop - start, 0).astype(dtype) / _array(source).astype(dtype)
 
 
 def _resize(x: Float[Array, "b h w c"], size: Size) -> Float[Array, "b h2 w2 c"]:
@@ -182,9 +189,9 @@ def _interpolate(x: Array, axis: int, taps: tuple[Array, Array]) -> Array:
 
 def _best_class(scores: Float[Array, "b h w k"], size: Sequence[Any]) -> UInt8[Array, "b h2 w2"]:
     """Upsamples scores and returns the best class of each pixel."""
+    by_class = jnp.moveaxis(scores, -1, 1)  # as ONNX Runtime computes scores
     if scores.shape[1:3] == tuple(size):
-        return scores.argmax(-1).astype(jnp.uint8)
-    by_class = jnp.moveaxis(scores, -1, 1)
+        return by_class.argmax(1).astype(jnp.uint8)
 
     def upsampled(k: int) -> Array:
         return _resize(by_class[:, k, :, :, None], (size[0], size[1]))[..., 0]

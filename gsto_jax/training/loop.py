@@ -277,7 +277,7 @@ class CompiledTrainStep:
             in_shardings=(state, batch_sharding(mesh), replicated),
             out_shardings=(state, replicated),
             donate_argnums=0,
-            compiler_options=compiler_options(mesh),
+            compiler_options=compiler_options(mesh, train=True),
         )
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -7,7 +7,7 @@ import pytest
 from jax.experimental import mesh_utils
 
 from gsto_jax import UserError
-from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.devices.mesh import compiler_options, make_mesh
 from gsto_jax.plan.targets import compile_target
 
 
@@ -74,3 +74,9 @@ def test_data_spans_slices_and_space_stays_in_a_host(libtpu, spatial_shards):
     else:  # the slices are those of JAX's mesh for several slices
         hybrid = mesh_utils.create_hybrid_device_mesh((16,), (2,), list(mesh.devices))
         assert {d.id for d in hybrid[:16]} == {d.id for d in mesh.devices[:16]}
+
+
+def test_space_to_batch_is_disabled_in_train_steps_only(libtpu):
+    mesh = compile_target("v5e:2x2").mesh
+    assert set((compiler_options(mesh, train=True) or {}).values()) == {"false"}
+    assert compiler_options(mesh) is None

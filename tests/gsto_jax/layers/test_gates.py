@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsto_jax import Conv, GateLogits, apply_gates
+from gsto_jax import Conv, GateLogits, SelfGated, apply_gates
 from tests.gsto_jax.host_variables import host_variables
 from tests.gsto_jax.layers.applied import KEY, apply_drawn, apply_training, normal
 
@@ -61,3 +61,15 @@ def test_a_gate_commutes_with_a_1x1_convolution():
     (before,), _ = apply_gates(x, logits)
     (after,), _ = apply_gates(conv.apply(variables, x), logits)
     np.testing.assert_allclose(conv.apply(variables, before), after, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "train", "kernels"), [(1, False, 0), (7, False, 0), (8, False, 1), (1, True, 2)]
+)
+def test_kernels_on_tpus_in_training_and_with_full_tiles_of_images(images, train, kernels):
+    layer = SelfGated(num_gates=2)
+    x = jnp.ones((images, 8, 8, 128), jnp.bfloat16)
+    variables = layer.init(KEY, x)
+    run = jax.jit(lambda x: layer.apply(variables, x, train, mutable=["batch_stats"])[0].maps)
+    program = run.trace(x).lower(lowering_platforms=("tpu",)).as_text()
+    assert program.count("tpu_custom_call") == kernels
