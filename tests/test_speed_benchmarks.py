@@ -59,6 +59,8 @@ def test_rows_are_merged_by_their_keys(tmp_path):
     rows = merge_rows(path, [{"name": "a", "batch": 1, "ms": 7}], ["name"])
     assert [(row["name"], str(row["ms"])) for row in rows] == [("a", "7"), ("b", "6")]
     assert path.read_text() == "name,batch,ms\na,1,7\nb,1,6\n"
+    merge_rows(path, [{"name": "c", "ms": 8, "cores": 2}], ["name"])
+    assert path.read_text() == "name,ms,cores,batch\na,7,,1\nb,6,,1\nc,8,2,\n"
 
 
 def test_ratios_of_gpu_times():

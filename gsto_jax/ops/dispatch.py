@@ -13,6 +13,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.ops.spatial_sharding import DATA_AXIS, SPACE_AXIS
 
 TILE_ROWS = 8
+"""Rows of a tile of 32-bit values in a TPU's memory."""
 IMPLEMENTATIONS = ("xla", "pallas_tpu", "pallas_gpu")
 
 
