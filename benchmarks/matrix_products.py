@@ -10,8 +10,8 @@ CPUs in docs/performance.md (`benchmarks/speed_table.py`).
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import onnx
 import onnxruntime
 
 from benchmarks import cpu_peers
+from benchmarks.cpu_speed import time_calls
 from benchmarks.csv_rows import write_rows
 
 SIZE, CALLS = 4096, 9
@@ -56,12 +57,8 @@ def main() -> None:
         "JAX": lambda: product(operand).block_until_ready(),
         "ONNX Runtime": onnx_product(matrix),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(CALLS):
-        for name, run in runs.items():
-            start_time = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start_time)
+    timers = {name: partial(time_calls, run) for name, run in runs.items()}
+    seconds = cpu_peers.alternate(timers, CALLS, 0)  # one call each
     rows = []
     for name, times in seconds.items():
         rates = [2 * SIZE**3 / x / 1e9 for x in times[1:]]  # the first call compiles
